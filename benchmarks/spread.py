@@ -1,0 +1,81 @@
+"""Does the proxy tell architectures apart? Spread between architectures against the spread between seeds.
+
+    python benchmarks/spread.py                  # the embedded default: digits, the default space
+    python benchmarks/spread.py --epochs 5 --architectures 8 --seeds 2
+
+Trains the controls and random architectures of a space, each with several seeds, and prints the standard deviation of
+their mean accuracies, the standard deviation between seeds of one architecture, and the ratio of the two. Below 1 a
+single trial says little about its architecture. The first spread still contains the share of the second that averaging
+over the seeds leaves; the corrected figure is without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import random
+import statistics
+import time
+
+from nas import data, evaluate, placement, proxy, space
+from nas.architecture import Architecture
+from nas.latency import device_words
+from nas.run import Settings, make_protocol
+
+
+def draw(resolved: space.ResolvedSpace, count: int) -> list[Architecture]:
+    """Return the controls and random architectures."""
+    generator = random.Random(1)
+    found = {control.architecture.id: control.architecture for control in resolved.controls()}
+    while len(found) < count:
+        architecture = resolved.sample(lambda _, options: generator.choice(list(options)))
+        found[architecture.id] = architecture
+    return list(found.values())[:count]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architectures", type=int, default=16)
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--init", choices=("identity", "paper"))
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args()
+
+    settings = Settings(data=arguments.data, epochs=arguments.epochs)
+    device = proxy.select_device(arguments.device)
+    splits = data.load(settings.data)
+    protocol = make_protocol(settings, splits, device)
+    declared = space.load("default")
+    declared = dataclasses.replace(declared, init=arguments.init or declared.init)
+    bare = placement.create(declared.backbones[0], num_classes=protocol.num_classes, in_channels=protocol.channels)
+    resolved = declared.resolve({declared.backbones[0]: placement.stages(bare)})
+
+    search_data = splits.search().to(device)
+    results: list[list[float]] = []
+    started = time.perf_counter()
+    for architecture in draw(resolved, arguments.architectures):
+        results.append([])
+        for seed in range(arguments.seeds):
+            seeded = dataclasses.replace(protocol, seed=seed)
+            model = evaluate.build(architecture, seeded, device)
+            results[-1].append(proxy.train(model, search_data, seeded, device=device).accuracies[-1])
+        shown = " ".join(f"{accuracy:.3f}" for accuracy in results[-1])
+        print(f"{statistics.mean(results[-1]):.3f}  {shown}  {architecture.describe()}", flush=True)
+
+    within = statistics.mean(statistics.variance(row) for row in results) ** 0.5
+    between = statistics.stdev(statistics.mean(row) for row in results)
+    corrected = max(0.0, between**2 - within**2 / arguments.seeds) ** 0.5
+    seconds = (time.perf_counter() - started) / (arguments.seeds * len(results))
+    print(
+        f"\n{settings.data}, {declared.backbones[0]}, init {declared.init}, {protocol.epochs} epochs, "
+        f"{len(search_data.val)} validation images, {device_words(device)}, {seconds:.1f} s a training\n"
+        f"between {len(results)} architectures: {between:.4f} (corrected {corrected:.4f}); "
+        f"between {arguments.seeds} seeds: {within:.4f}; "
+        f"ratio {between / within:.2f} (corrected {corrected / within:.2f})"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Neural architecture search over attention placement: which block, which options, which stages, at what latency.
+
+Nothing here imports torch, timm, Optuna or plotly before it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from nas.architecture import Architecture, Placement, Stage
+
+if TYPE_CHECKING:
+    from nas.export import load
+    from nas.run import search
+    from nas.space import SearchSpace
+
+__version__ = "0.1.0"
+__all__ = ["Architecture", "Placement", "SearchSpace", "Stage", "__version__", "load", "search"]
+
+_LAZY = {"SearchSpace": "nas.space", "load": "nas.export", "search": "nas.run"}
+_MODULES = ("attention", "placement")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"nas.{name}")
+    raise AttributeError(f"module 'nas' has no attribute {name!r}")

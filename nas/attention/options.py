@@ -1,0 +1,259 @@
+"""Options of the attention blocks: what a value may be, which values are searched, which of them build equal networks.
+
+The width rules are plain functions, called by the table of blocks and by the blocks themselves, so that what is offered
+and what is built cannot drift apart. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+OptionValue = int | float | str | None
+"""Value of an option; ``None`` stands for the paper's rule at the width at hand. Booleans are not values."""
+
+HIDDEN_FLOOR = 4
+"""Fewest hidden units of a bottleneck: ``channels // reduction`` alone reaches 0, a gate that ignores its input."""
+COORD_FLOOR = 8
+"""Fewest hidden units in coordinate attention, from its paper."""
+GROUP_LIMIT = 64
+"""Groups where none are asked for, in SGE and in shuffle attention, if that many fit the width."""
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """Return a hint such as ``"; did you mean 'se'?"``, or nothing if no known word is close."""
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1) if isinstance(word, str) else []
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
+
+
+def is_int(value: object) -> bool:
+    """Return whether a value is an integer; ``True`` and ``False`` are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def hidden_width(channels: int, reduction: int, floor: int = HIDDEN_FLOOR) -> int:
+    """Return the hidden units of a bottleneck, never fewer than ``floor`` unless the map itself is narrower."""
+    return max(channels // reduction, min(floor, channels))
+
+
+def eca_kernel(channels: int) -> int:
+    """Return ECA's adaptive kernel size: the odd number nearest to (log2(channels) + 1) / 2, ties upward.
+
+    The rule of arXiv 1910.03151 with its gamma = 2 and b = 1. The half's whole part is ``bit_length // 2`` exactly.
+    """
+    whole = channels.bit_length() // 2
+    return whole if whole % 2 else whole + 1
+
+
+def is_odd_kernel(size: object) -> bool:
+    """Return whether a kernel size is an odd integer >= 1; an even one cannot keep the map's shape."""
+    return isinstance(size, int) and is_int(size) and size >= 1 and size % 2 == 1
+
+
+def splits(channels: int, groups: int, multiple: int) -> bool:
+    """Return whether each of the groups gets the same number of channels, a multiple of ``multiple``."""
+    return channels % (multiple * groups) == 0
+
+
+def largest_group(channels: int, multiple: int, limit: int = GROUP_LIMIT) -> int:
+    """Return the largest number of groups, at most ``limit``, that splits the channels; 0 if none does."""
+    return max((groups for groups in range(1, limit + 1) if splits(channels, groups, multiple)), default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option(ABC):
+    """One option of a block."""
+
+    default: OptionValue
+    """The paper's value."""
+    choices: tuple[OptionValue, ...]
+    """Values that are searched unless a search space says otherwise; other values may be allowed, too."""
+    help: str
+    """One line on what the option does."""
+
+    def __post_init__(self) -> None:
+        for value in (self.default, *self.choices):
+            if not self.allows(value, None):
+                raise ValueError(f"a default or choice must be {self.rule}, but got {value!r}")
+        if self.default not in self.choices:
+            raise ValueError(f"the default must be one of the choices {self.choices}, but got {self.default!r}")
+
+    @property
+    @abstractmethod
+    def rule(self) -> str:
+        """What a value must be, to follow "must be"."""
+
+    @abstractmethod
+    def allows(self, value: object, channels: int | None) -> bool:
+        """Return whether a value is possible: at that width, or at any if ``channels`` is None."""
+
+    def canonical(self, value: OptionValue, channels: int) -> OptionValue:
+        """Return the one value that stands for all values that build the same network at that width."""
+        return value
+
+    def check(self, block: str, name: str, value: object, channels: int | None = None) -> OptionValue:
+        """Return the value if it is possible.
+
+        Args:
+            block: Name of the block, for the message.
+            name: Name of the option, for the message.
+            value: What was given.
+            channels: Width of the map; without it, only rules that hold at every width are checked.
+
+        Raises:
+            ValueError: If the value is impossible; says the rule, the value and the choices.
+        """
+        if self.allows(value, channels):
+            assert value is None or isinstance(value, (int, float, str))
+            return value
+        where = "" if channels is None else f" at {channels} channels"
+        known = self.choices if channels is None else self.valid(channels)
+        listed = ", ".join(str(choice) for choice in known) or "none at this width"
+        raise ValueError(f"{block}: {name} must be {self.rule}, but got {value!r}{where}; choices: {listed}")
+
+    def valid(self, channels: int) -> tuple[OptionValue, ...]:
+        """Return the choices that are possible at that width, canonical, in order, each network once."""
+        return tuple(sorted(self._merged(channels), key=lambda value: (isinstance(value, str), value)))
+
+    def _merged(self, channels: int) -> set[OptionValue]:
+        return {self.canonical(value, channels) for value in self.choices if self.allows(value, channels)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reduction(Option):
+    """By how much a bottleneck divides the channels; any integer >= 1."""
+
+    floor: int = HIDDEN_FLOOR
+    """Fewest hidden units."""
+
+    @property
+    def rule(self) -> str:
+        return "an integer >= 1"
+
+    def allows(self, value: object, channels: int | None) -> bool:
+        return isinstance(value, int) and is_int(value) and value >= 1
+
+    def canonical(self, value: OptionValue, channels: int) -> OptionValue:
+        """Return the smallest choice that gives the same hidden width, or else the smallest integer that does."""
+        assert isinstance(value, int)
+        hidden = hidden_width(channels, value, self.floor)
+        for choice in sorted(choice for choice in self.choices if isinstance(choice, int)):
+            if hidden_width(channels, choice, self.floor) == hidden:
+                return choice
+        # the first reduction with channels // reduction <= hidden; a wider quotient is a wider bottleneck
+        return channels // (hidden + 1) + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count(Option):
+    """A plain integer >= 1; every value is another network."""
+
+    @property
+    def rule(self) -> str:
+        return "an integer >= 1"
+
+    def allows(self, value: object, channels: int | None) -> bool:
+        return isinstance(value, int) and is_int(value) and value >= 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class OddKernel(Option):
+    """Kernel size over the map's rows and columns."""
+
+    @property
+    def rule(self) -> str:
+        return "an odd integer >= 1"
+
+    def allows(self, value: object, channels: int | None) -> bool:
+        return is_odd_kernel(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelKernel(Option):
+    """Kernel size along the channel axis; None is ECA's adaptive size."""
+
+    @property
+    def rule(self) -> str:
+        return "None (adaptive) or an odd integer from 1 to the number of channels"
+
+    def allows(self, value: object, channels: int | None) -> bool:
+        if value is None:
+            return True
+        return isinstance(value, int) and is_odd_kernel(value) and (channels is None or value <= channels)
+
+    def canonical(self, value: OptionValue, channels: int) -> OptionValue:
+        """Return the size itself, computed where it is adaptive."""
+        return eca_kernel(channels) if value is None else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups(Option):
+    """Into how many groups the channels are cut; None is as many as fit, at most 64."""
+
+    multiple: int = 1
+    """What the channels of one group must be a multiple of."""
+
+    @property
+    def rule(self) -> str:
+        cut = "groups" if self.multiple == 1 else f"({self.multiple} * groups)"
+        return f"None (as many as fit, at most {GROUP_LIMIT}) or an integer >= 1 with channels % {cut} == 0"
+
+    def allows(self, value: object, channels: int | None) -> bool:
+        if value is None:
+            return channels is None or largest_group(channels, self.multiple) > 0
+        if not isinstance(value, int) or not is_int(value) or value < 1:
+            return False
+        return channels is None or splits(channels, value, self.multiple)
+
+    def canonical(self, value: OptionValue, channels: int) -> OptionValue:
+        """Return the number of groups."""
+        return largest_group(channels, self.multiple) if value is None else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice(Option):
+    """One of a few names."""
+
+    names: tuple[str, ...]
+    """All names that are allowed; ``choices`` may list fewer."""
+
+    @property
+    def rule(self) -> str:
+        return f"one of {', '.join(self.names)}"
+
+    def allows(self, value: object, channels: int | None) -> bool:
+        return isinstance(value, str) and value in self.names
+
+    def valid(self, channels: int) -> tuple[OptionValue, ...]:
+        """Return the names that are searched, in the table's order."""
+        return self.choices
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number(Option):
+    """A real number in a closed range."""
+
+    low: float
+    """Least value."""
+    high: float
+    """Greatest value."""
+
+    @property
+    def rule(self) -> str:
+        return f"a number from {self.low:g} to {self.high:g}"
+
+    def allows(self, value: object, channels: int | None) -> bool:
+        if not isinstance(value, float) and not is_int(value):
+            return False
+        assert isinstance(value, (int, float))
+        return math.isfinite(value) and self.low <= value <= self.high
+
+    def check(self, block: str, name: str, value: object, channels: int | None = None) -> OptionValue:
+        """Return the value as a float, so that 1 and 1.0 are one value; raise as :meth:`Option.check`."""
+        checked = super().check(block, name, value, channels)
+        assert isinstance(checked, (int, float))
+        return float(checked)

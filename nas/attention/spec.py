@@ -1,0 +1,100 @@
+"""What is known of an attention block without building it. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from nas.attention.options import Option, OptionValue, is_int, nearest
+
+COSTS = ("channel", "spatial", "joint", "mixing", "global")
+"""Cost classes: gates per channel, per pixel, both; dense convolutions over the whole map; all pairs of pixels."""
+INITS = ("paper", "identity")
+"""The published initialisation, or an exact pass-through that training opens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSpec:
+    """One row of the table of blocks."""
+
+    name: str
+    """Key in the table."""
+    title: str
+    """Title of the paper."""
+    paper: str
+    """URL of the paper."""
+    cost: str
+    """Cost class, one of ``COSTS``."""
+    module: str
+    """Module that holds the class; it imports torch, and is imported only when the block is built."""
+    class_name: str
+    """The class in that module."""
+    options: Mapping[str, Option]
+    """The block's options by name, in the order of the class's signature."""
+    min_channels: int = 1
+    """Narrowest map on which the block's parameters have any effect."""
+
+    def __post_init__(self) -> None:
+        if self.cost not in COSTS:
+            raise ValueError(f"cost of {self.name} must be one of {', '.join(COSTS)}, but got {self.cost!r}")
+        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+
+    def check(self, options: Mapping[str, object], channels: int | None = None) -> dict[str, OptionValue]:
+        """Return the options with the defaults filled in.
+
+        Args:
+            options: Values by option name.
+            channels: Width of the map; without it, only rules that hold at every width are checked.
+
+        Raises:
+            ValueError: On an unknown option or an impossible value; says the rule, what was given and the choices.
+        """
+        if not isinstance(options, Mapping):
+            raise ValueError(f"options of {self.name} must be a mapping of names to values, but got {options!r}")
+        for name in options:
+            self._require(name)
+        if channels is not None and (reason := self.possible(channels)) is not None:
+            raise ValueError(reason)
+        return {
+            name: option.check(self.name, name, options.get(name, option.default), channels)
+            for name, option in self.options.items()
+        }
+
+    def canonical(self, options: Mapping[str, object], channels: int) -> dict[str, OptionValue]:
+        """Return the effective values: two sets of options build the same network exactly when these are equal.
+
+        Raises:
+            ValueError: As :meth:`check`.
+        """
+        complete = self.check(options, channels)
+        return {name: self.options[name].canonical(value, channels) for name, value in complete.items()}
+
+    def valid(self, option: str, channels: int) -> tuple[OptionValue, ...]:
+        """Return the values searched by default that are possible at that width; no two build the same network.
+
+        Raises:
+            ValueError: If the block has no such option, or the width is no integer >= 1.
+        """
+        self._require(option)
+        return () if self.possible(channels) is not None else self.options[option].valid(channels)
+
+    def possible(self, channels: int) -> str | None:
+        """Return None if the block can be built at that width, or else the rule that forbids it.
+
+        Raises:
+            ValueError: If the width is no integer >= 1.
+        """
+        if not is_int(channels) or channels < 1:
+            raise ValueError(f"{self.name}: channels must be an integer >= 1, but got {channels!r}")
+        if channels < self.min_channels:
+            return f"{self.name}: channels must be at least {self.min_channels}, but got {channels}"
+        for name, option in self.options.items():
+            if not option.valid(channels):
+                return f"{self.name}: {name} must be {option.rule}, but no value fits {channels} channels"
+        return None
+
+    def _require(self, option: object) -> None:
+        if option not in self.options:
+            hint = nearest(option, self.options)
+            raise ValueError(f"{self.name} has no option {option!r}{hint}; its options: {', '.join(self.options)}")

@@ -1,0 +1,104 @@
+"""The architecture that a study found, as a file that says where it comes from; and the model built from that."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas import files
+from nas.architecture import Architecture
+from nas.front import Row
+from nas.protocol import Protocol
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nas.study import Study
+
+SCHEMA = 1
+"""Version of the config's form."""
+_KEYS = ("schema", "architecture", "id", "num_classes", "in_channels", "evidence", "protocol", "space")
+
+
+class ConfigError(ValueError):
+    """A config cannot be read; the message says why."""
+
+
+def config(study: Study, row: Row) -> dict[str, Any]:
+    """Return the config of a finished trial: the architecture, and the evidence for it."""
+    protocol = study.protocol
+    evaluation = study.evaluation(row.trial)
+    evidence = {"study": study.name, "trial": row.trial, "control": row.control, "on_front": row.on_front}
+    return {
+        "schema": SCHEMA,
+        "id": row.architecture.id,
+        "architecture": row.architecture.to_dict(),
+        "num_classes": protocol.num_classes,
+        "in_channels": protocol.channels,
+        "evidence": {**evidence, "latency_ms": row.latency_ms, **dataclasses.asdict(evaluation)},
+        "protocol": protocol.to_dict(),
+        "space": study.space,
+    }
+
+
+def write(content: dict[str, Any], path: str | Path) -> None:
+    """Write a config, whole or not at all.
+
+    Raises:
+        ConfigError: If the file cannot be written.
+    """
+    try:
+        files.replace(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error}") from error
+
+
+def read(path: str | Path) -> tuple[Architecture, dict[str, Any]]:
+    """Read a config strictly; nothing in it is executed.
+
+    Returns:
+        The architecture, and the whole content.
+
+    Raises:
+        ConfigError: If the file cannot be read, is not JSON, has an unknown or missing key, or was changed by hand so
+            that its id is no longer its architecture's.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict) or set(content) != set(_KEYS):
+        found = ", ".join(sorted(content)) if isinstance(content, dict) else type(content).__name__
+        raise ConfigError(f"{path} must have the keys {', '.join(sorted(_KEYS))}, but has: {found}")
+    if content["schema"] != SCHEMA:
+        raise ConfigError(f"{path} has schema {content['schema']!r}, but this version reads {SCHEMA}")
+    try:
+        architecture = Architecture.from_dict(content["architecture"])
+        Protocol.from_dict(content["protocol"])
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if architecture.id != content["id"]:
+        raise ConfigError(
+            f"{path} says id {content['id']!r}, but its architecture has {architecture.id}: it was changed"
+        )
+    for key in ("num_classes", "in_channels"):
+        if not isinstance(content[key], int) or isinstance(content[key], bool) or content[key] < 1:
+            raise ConfigError(f"{path}: {key} must be an integer >= 1, but got {content[key]!r}")
+    return architecture, content
+
+
+def load(path: str | Path) -> nn.Module:
+    """Build the model of a config, with fresh weights.
+
+    Raises:
+        ConfigError: As :func:`read`.
+        nas.placement.BackboneError: If timm does not know the backbone, or cannot build it.
+    """
+    architecture, content = read(path)
+    from nas import placement  # torch and timm, which reading a config does not need
+
+    return placement.build(architecture, num_classes=content["num_classes"], in_channels=content["in_channels"])

@@ -1,0 +1,104 @@
+"""The protocol of an evaluation: everything besides the architecture that could change what is measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+OPTIMIZERS = ("sgd", "adamw")
+PRECISIONS = ("float32", "bfloat16")
+AUGMENTATIONS = ("none", "shift", "shift+flip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Everything besides the architecture that could change an evaluation; fixed per study.
+
+    Two evaluations may be compared, and one may answer for the other, exactly when their protocols are equal.
+    """
+
+    data: str
+    """Name of the data set as it was given: ``digits``, a folder's name or a timm dataset name."""
+    data_hash: str
+    """Hash of the decoded images, labels and split indices."""
+    split_seed: int
+    """Seed of the train / val / test cut."""
+    num_classes: int
+    """Number of classes."""
+    channels: int
+    """Channels of an input image: 1 or 3."""
+    resolution: int
+    """Height and width of an input image, in pixels."""
+    epochs: int
+    """Epochs of the proxy training."""
+    batch_size: int
+    """Images in one training step."""
+    optimizer: str = "sgd"
+    """``sgd`` (Nesterov momentum 0.9) or ``adamw``."""
+    learning_rate: float = 0.1
+    """Peak learning rate of the one-cycle schedule."""
+    weight_decay: float = 5e-4
+    """Weight decay of tensors with two or more dimensions."""
+    label_smoothing: float = 0.1
+    """Label smoothing of the training loss."""
+    augmentation: str = "shift"
+    """``none``, ``shift`` (random crop of the padded image) or ``shift+flip`` (and random mirroring)."""
+    calibration_images: int = 512
+    """Training images from which batch normalisation's running statistics are re-estimated before each validation."""
+    precision: str = "float32"
+    """``float32``, or ``bfloat16`` for autocast."""
+    channels_last: bool = False
+    """Whether training and timing use the channels-last memory format."""
+    seed: int = 0
+    """Seed of the weights, the batch order and the augmentation."""
+    device: str = "cpu"
+    """The device that trains and is timed, in words that tell machines apart."""
+    latency_batch_size: int = 1
+    """Images in one timed forward pass."""
+
+    def __post_init__(self) -> None:
+        for name, choices in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS), ("augmentation", AUGMENTATIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, but got {getattr(self, name)!r}")
+        for name in ("num_classes", "channels", "resolution", "epochs", "batch_size", "latency_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, but got {getattr(self, name)}")
+        if self.num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2, but got {self.num_classes}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, but got {self.learning_rate}")
+        if self.calibration_images < 0:
+            raise ValueError(f"calibration_images must not be negative, but got {self.calibration_images}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, but got {self.weight_decay}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be at least 0 and below 1, but got {self.label_smoothing}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a dictionary of JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Protocol:
+        """Read back what :meth:`to_dict` wrote.
+
+        Raises:
+            ValueError: If a field is unknown or missing.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(fields) - known)
+        if unknown:
+            raise ValueError(f"unknown protocol field {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise ValueError(f"not a protocol: {error}") from error
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hexadecimal digits that two protocols share exactly when they are equal."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

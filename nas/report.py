@@ -1,0 +1,373 @@
+"""The answer of a study as files: the front as CSV, and as one self-contained page with the plot and the table.
+
+Both are written anew after every trial, under another name and then renamed, so that a reader never sees half a file.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nas import files
+from nas.front import BARE, Row, accuracy_text, bare_row, count_text, front, mark_front, ms_text, ratio_text, recommend
+
+FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "latency_ms", "latency_ratio", "ratio_low", "ratio_high")
+CSV_COLUMNS = ("trial", "architecture", *FIGURES, "parameters", "macs", "on_front", "control", "placements")
+"""Columns of ``front.csv``; ``architecture`` is the id, ``placements`` the description in words."""
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; every group has its own symbol as well.
+MUTED, BLUE, ORANGE, BLACK = "#9A9A9A", "#0072B2", "#E69F00", "#000000"
+CONTROL_STYLES = (("#009E73", "square"), ("#D55E00", "diamond"), ("#CC79A7", "triangle-up"), ("#56B4E9", "cross"))
+PLOT_SIZES_PX = ((290.0, 330.0), (1090.0, 420.0))
+"""Width and height of the plotting area on a phone and on a desk; a label must be free on both."""
+DIRECTIONS = ((1, 1), (1, -1), (-1, 1), (-1, -1), (0.4, 1), (-0.4, 1), (0.4, -1), (-0.4, -1))
+"""Where a label may stand: to the right of its marker, and above it."""
+Box = tuple[float, float, float, float]
+"""Left, bottom, right, top."""
+# No menu entry may send the figure anywhere: plotly.js offers to upload it to its makers' server by default.
+PLOT_CONFIG = {
+    "responsive": True,
+    "displaylogo": False,
+    "showSendToCloud": False,
+    "modeBarButtonsToRemove": ["sendChartToCloud", "select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
+}
+
+
+class Axes(NamedTuple):
+    """The ranges of the two axes."""
+
+    x: tuple[float, float]
+    """Latency, in ms."""
+    y: tuple[float, float]
+    """Accuracy, in percent."""
+
+    def pixels(self, latency_ms: float, accuracy: float, size: tuple[float, float]) -> tuple[float, float]:
+        """Return where a point lies, from the lower left corner of a plotting area of that size."""
+        x = (latency_ms - self.x[0]) / (self.x[1] - self.x[0]) * size[0]
+        return x, (100 * accuracy - self.y[0]) / (self.y[1] - self.y[0]) * size[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParetoData:
+    """What the plot of accuracy against latency shows, before anything is drawn."""
+
+    others: list[Row]
+    """Finished trials that are neither on the front nor a control."""
+    front: list[Row]
+    """The front, from the fastest to the slowest; controls may be among it."""
+    controls: list[Row]
+    """The bare backbone first, then the uniform controls."""
+    recommended: Row | None
+    """The recommended row, ``None`` where nothing has finished."""
+    stages: tuple[int, ...]
+    """Every stage at which any row has a block."""
+    axes: Axes
+    """Ranges that hold every point and every interval that is drawn."""
+    ratio_ticks: list[tuple[float, str]]
+    """Ticks of the upper axis: position in ms, and ratio to the bare backbone in words; empty without a bare row."""
+    labels: dict[int, tuple[int, int]]
+    """Where the label of each control stands, by trial: pixels to the right of its marker and above it."""
+
+
+def pareto_data(rows: Iterable[Row]) -> ParetoData:
+    """Sort the rows into what the plot shows; needs no plotly."""
+    rows = mark_front(rows)
+    bare = bare_row(rows)
+    controls = sorted((row for row in rows if row.control), key=lambda row: (row.control != BARE, row.trial))
+    marked = [row for row in rows if row.on_front or row.control]
+    axes = Axes(
+        _padded([row.latency_ms for row in rows] + [end for row in marked for end in _latency_interval(row)]),
+        _padded([100 * row.accuracy for row in rows] + [100 * end for row in marked for end in _interval(row)]),
+    )
+    return ParetoData(
+        others=[row for row in rows if not (row.on_front or row.control)],
+        front=front(rows),
+        controls=controls,
+        recommended=recommend(rows).row if rows else None,
+        stages=tuple(sorted({placement.stage for row in rows for placement in row.architecture.placements})),
+        axes=axes,
+        ratio_ticks=_ratio_ticks(axes.x, bare.latency_ms) if bare else [],
+        labels=_place_labels(controls, rows, axes),
+    )
+
+
+def _interval(row: Row) -> tuple[float, float]:
+    return row.accuracy_low, row.accuracy_high
+
+
+def _latency_interval(row: Row) -> tuple[float, float]:
+    """Return the interval of the ratio, scaled to the row's latency in ms."""
+    unit = row.latency_ms / row.latency_ratio
+    return unit * row.ratio_low, unit * row.ratio_high
+
+
+def _padded(values: Sequence[float]) -> tuple[float, float]:
+    """Return a range that holds the values with a margin, also where they are all equal or there are none."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    margin = 0.07 * (high - low) or 0.05 * abs(high) or 0.05
+    return low - margin, high + margin
+
+
+def _ratio_ticks(x_range: tuple[float, float], bare_ms: float) -> list[tuple[float, str]]:
+    """Return at most six round ratios within the axis, each with its place in ms."""
+    low, high = x_range[0] / bare_ms, x_range[1] / bare_ms
+    power = 10.0 ** math.floor(math.log10(high - low))
+    step = next(power * factor for factor in (0.1, 0.2, 0.5, 1, 2) if (high - low) / (power * factor) <= 5)
+    ratios = [round(step * k, 9) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return [(ratio * bare_ms, f"{ratio:g}×") for ratio in ratios]
+
+
+def _place_labels(controls: Sequence[Row], rows: Sequence[Row], axes: Axes) -> dict[int, tuple[int, int]]:
+    """Choose for each control's label, one after the other, the near place with the fewest collisions."""
+    obstacles = [_obstacles(rows, axes, size) for size in PLOT_SIZES_PX]
+    chosen = {}
+    for row in controls:
+        options = []
+        for distance, (right, up) in itertools.product((24, 40, 60, 84), DIRECTIONS):
+            shift = round(distance * right), round(distance * up)
+            cost = distance / 30  # a longer line is worth less than one collision avoided
+            for size, weighted in zip(PLOT_SIZES_PX, obstacles, strict=True):
+                box = _label_box(row, shift, axes, size)
+                outside = box[0] < 0 or box[1] < 0 or box[2] > size[0] or box[3] > size[1]
+                cost += 20 * outside + sum(weight for weight, other in weighted if _overlap(box, other))
+            options.append((cost, shift))
+        _, chosen[row.trial] = min(options, key=lambda option: option[0])
+        for size, weighted in zip(PLOT_SIZES_PX, obstacles, strict=True):
+            weighted.append((10.0, _label_box(row, chosen[row.trial], axes, size)))
+    return chosen
+
+
+def _obstacles(rows: Sequence[Row], axes: Axes, size: tuple[float, float]) -> list[tuple[float, Box]]:
+    """Return the markers, and the accuracy bars of those that have one, each with what covering it costs."""
+    boxes = []
+    for row in rows:
+        x, y = axes.pixels(row.latency_ms, row.accuracy, size)
+        drawn_large = row.on_front or row.control
+        boxes.append((2.0 if drawn_large else 1.0, (x - 7, y - 7, x + 7, y + 7)))
+        if drawn_large:
+            low, high = (axes.pixels(row.latency_ms, end, size)[1] for end in _interval(row))
+            boxes.append((0.4, (x - 1, low, x + 1, high)))
+    return boxes
+
+
+def _label_box(row: Row, shift: tuple[int, int], axes: Axes, size: tuple[float, float]) -> Box:
+    x, y = axes.pixels(row.latency_ms, row.accuracy, size)
+    half = 4.5 * len(_label(row)) + 3
+    return x + shift[0] - half, y + shift[1] - 10, x + shift[0] + half, y + shift[1] + 10
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _label(row: Row) -> str:
+    return row.control.removesuffix(" everywhere")
+
+
+def hover_text(row: Row, stages: Sequence[int]) -> str:
+    """Return what the plot tells about one row, one line per stage; every name is escaped."""
+    blocks: dict[int, list[str]] = {stage: [] for stage in stages}
+    for placement in row.architecture.placements:
+        where = [] if placement.position == "after_stage" else [placement.position]
+        options = [f"{name}={value}" for name, value in placement.options.items()]
+        blocks.setdefault(placement.stage, []).append(" ".join([placement.block, *where, *options]))
+    named = f" ({row.control})" if row.control else ""
+    lines = [f"<b>trial {row.trial}{escape(named)}</b>"]
+    lines += [f"stage {stage}: {escape(' + '.join(names) or 'none')}" for stage, names in sorted(blocks.items())]
+    lines += [f"accuracy {accuracy_text(row)} %", f"latency {ms_text(row.latency_ms)} ms"]
+    lines += [f"ratio to bare {ratio_text(row)}"]
+    lines += [f"{count_text(row.parameters)} parameters, {count_text(row.macs)} MACs"]
+    return "<br>".join(lines)
+
+
+def pareto_figure(rows: Iterable[Row], *, title: str = "", subtitle: str = "") -> Any:
+    """Draw accuracy against latency: the front, the controls, the recommended row, and every other trial behind them.
+
+    Returns:
+        A ``plotly.graph_objects.Figure``.
+    """
+    import plotly.graph_objects as go
+
+    data = pareto_data(rows)
+    trial = [row for row in data.front if not row.control]
+    traces = [_dots(data, data.others, "other trials", {"color": MUTED, "size": 8, "opacity": 0.55})]
+    steps = {"color": BLUE, "width": 2, "shape": "hv"}
+    traces.append({**_points(data.front), "mode": "lines", "line": steps, "hoverinfo": "skip", "showlegend": False})
+    traces.append(_with_errors(_dots(data, trial, "front", {"color": BLUE, "size": 10}), trial))
+    styles = iter(CONTROL_STYLES * (1 + len(data.controls)))
+    for row in data.controls:
+        colour, symbol = (ORANGE, "star") if row.control == BARE else next(styles)
+        marker = {"color": colour, "symbol": symbol, "size": 17 if row.control == BARE else 13}
+        trace = _dots(data, [row], "bare backbone" if row.control == BARE else row.control, marker)
+        traces.append(_with_errors(trace, [row]))
+    if data.recommended:
+        ring = {"symbol": "circle-open", "size": 27, "color": BLACK, "line": {"width": 2.5}}
+        traces.append({**_points([data.recommended]), "name": "recommended", "marker": ring, "hoverinfo": "skip"})
+    if data.ratio_ticks:  # plotly draws an axis only if a trace stands on it
+        traces.append({"x": [None], "y": [None], "xaxis": "x2", "showlegend": False, "hoverinfo": "skip"})
+    drawn = [{"type": "scatter", "mode": "markers", **trace} for trace in traces if trace["x"]]
+    return go.Figure({"data": drawn, "layout": _layout(data, title, subtitle)})
+
+
+def _points(rows: Sequence[Row]) -> dict[str, Any]:
+    return {"x": [row.latency_ms for row in rows], "y": [100 * row.accuracy for row in rows]}
+
+
+def _dots(data: ParetoData, rows: Sequence[Row], name: str, marker: dict[str, Any]) -> dict[str, Any]:
+    outlined = {"line": {"color": "white" if name != "bare backbone" else BLACK, "width": 1}, **marker}
+    text = [hover_text(row, data.stages) for row in rows]
+    return {**_points(rows), "name": escape(name), "marker": outlined, "hovertext": text, "hoverinfo": "text"}
+
+
+def _with_errors(trace: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the trace with the 95 % intervals of accuracy and latency."""
+    style = {"type": "data", "symmetric": False, "thickness": 1.2, "width": 3}
+    style["color"] = f"rgba({', '.join(str(int(trace['marker']['color'][i : i + 2], 16)) for i in (1, 3, 5))}, 0.6)"
+    low, high = zip(*map(_latency_interval, rows), strict=True) if rows else ((), ())
+    up_x = [max(0.0, end - row.latency_ms) for row, end in zip(rows, high, strict=True)]
+    down_x = [max(0.0, row.latency_ms - end) for row, end in zip(rows, low, strict=True)]
+    up_y = [100 * (row.accuracy_high - row.accuracy) for row in rows]
+    down_y = [100 * (row.accuracy - row.accuracy_low) for row in rows]
+    errors = {"error_x": {**style, "array": up_x, "arrayminus": down_x}}
+    return {**trace, **errors, "error_y": {**style, "array": up_y, "arrayminus": down_y}}
+
+
+def _layout(data: ParetoData, title: str, subtitle: str) -> dict[str, Any]:
+    axis = {"gridcolor": "#E6E6E6", "linecolor": "#666666", "showline": True, "zeroline": False, "ticks": "outside"}
+    latency = {**axis, "title": {"text": "latency (ms)", "standoff": 8}, "range": data.axes.x, "nticks": 7}
+    accuracy = {**axis, "title": {"text": "validation accuracy (%)"}, "range": data.axes.y, "automargin": True}
+    layout: dict[str, Any] = {"template": "none", "font": {"size": 14, "color": "#222222"}, "hovermode": "closest"}
+    layout |= {"xaxis": latency, "yaxis": accuracy, "paper_bgcolor": "white", "plot_bgcolor": "white"}
+    layout |= {"legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.17, "yanchor": "top"}}
+    layout |= {"hoverlabel": {"align": "left", "bgcolor": "white", "font": {"size": 13, "color": "#222222"}}}
+    # Without dragging, a finger on the plot scrolls the page; zoom and pan stand in the menu.
+    layout |= {"margin": {"l": 60, "r": 16, "t": 115 if title else 64, "b": 20}, "dragmode": False}
+    layout["annotations"] = [_annotation(row, data.labels[row.trial]) for row in data.controls]
+    if title:
+        layout["title"] = {"text": escape(title), "subtitle": {"text": escape(subtitle)}}
+    if data.ratio_ticks:
+        places, texts = zip(*data.ratio_ticks, strict=True)
+        upper = {**axis, "overlaying": "x", "side": "top", "matches": "x", "showgrid": False, "range": data.axes.x}
+        upper |= {"tickmode": "array", "tickvals": places, "ticktext": texts}
+        layout["xaxis2"] = upper
+        # Not the axis' own title, which is centred and would lie beneath the menu on a phone.
+        place = {"xref": "paper", "yref": "paper", "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom", "yshift": 28}
+        layout["annotations"] += [{**place, "text": "times the bare latency", "showarrow": False}]
+    return layout
+
+
+def _annotation(row: Row, shift: tuple[int, int]) -> dict[str, Any]:
+    """Return the label of a control, tied to its marker by a thin line."""
+    place = {"x": row.latency_ms, "y": 100 * row.accuracy, "ax": shift[0], "ay": -shift[1]}
+    line = {"showarrow": True, "arrowhead": 0, "arrowwidth": 1, "arrowcolor": "#555555", "standoff": 8}
+    return {**place, **line, "text": escape(_label(row)), "bgcolor": "rgba(255, 255, 255, 0.8)", "borderpad": 1}
+
+
+def write_pareto(rows: Iterable[Row], path: str | Path, *, title: str, facts: Mapping[str, str]) -> None:
+    """Write one self-contained page: the recommendation, the plot, the front as a table, and the study's facts.
+
+    The page needs no network: plotly.js stands in it.
+
+    Args:
+        rows: The finished trials; there may be none yet.
+        path: The file to write; its folder is made if it does not exist.
+        title: Heading of the page.
+        facts: What a reader needs to judge the figures: study, data, device, protocol, number of trials ...
+    """
+    rows = mark_front(rows)
+    answer, figure, script = "No trial has finished yet.", "", b""
+    if rows:
+        answer = recommend(rows).sentence
+        drawn = pareto_figure(rows).to_html(
+            full_html=False, include_plotlyjs=False, config=PLOT_CONFIG, div_id="pareto", default_height="100%"
+        )
+        figure = f'<div class="plot">{drawn}</div>{_NOTE}{_table(rows)}'
+        script = b"<script>" + _plotly_js() + b"</script>"
+    entries = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>{_HEAD}'
+    body = f'</head><body><h1>{escape(title)}</h1><p class="answer">{escape(answer)}</p>{figure}'
+    body += f"<h2>Facts</h2><dl>{entries}</dl></body></html>\n"
+    files.replace(path, head.encode() + script + body.encode())
+
+
+def write_front_csv(rows: Iterable[Row], path: str | Path) -> None:
+    """Write every finished trial as one line of CSV (columns: :data:`CSV_COLUMNS`), in the order of the trials."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for row in sorted(mark_front(rows), key=lambda row: row.trial):
+        figures = [getattr(row, name) for name in FIGURES]
+        tail = [row.parameters, row.macs, row.on_front, row.control, row.architecture.describe()]
+        writer.writerow([row.trial, row.architecture.id, *figures, *tail])
+    files.replace(path, text.getvalue().encode())
+
+
+@cache
+def _plotly_js() -> bytes:
+    """Return plotly.js, 5 MB, read once per process: the page is written after every trial."""
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs()).encode()
+
+
+def _table(rows: Sequence[Row]) -> str:
+    """Return the front, fastest first, and beneath it the controls that are not on it, as an HTML table."""
+    members = front(rows)
+    beaten = sorted((row for row in rows if row.control and not row.on_front), key=lambda row: -row.accuracy)
+    best = recommend(rows).row.trial
+    names = ("trial", "accuracy %", "latency ms", "ratio to bare", "parameters", "MACs", "placements")
+    lines = "".join(_table_row(row, names, row.trial == best) for row in members)
+    if beaten:
+        lines += f'<tr class="break"><td colspan="{len(names)}">controls that are not on the front</td></tr>'
+        lines += "".join(_table_row(row, names, row.trial == best) for row in beaten)
+    header = "".join(f"<th>{name}</th>" for name in names)
+    title = f"<h2>Front: {len(members)} of {len(rows)} finished trials</h2>"
+    title += '<p class="note">From the fastest to the slowest; [low, high] is the 95 % interval.</p>'
+    return f"{title}<table><thead><tr>{header}</tr></thead><tbody>{lines}</tbody></table>"
+
+
+def _table_row(row: Row, names: Sequence[str], recommended: bool) -> str:
+    badges = [escape("bare backbone" if row.control == BARE else row.control)] if row.control else []
+    badges += ["recommended"] if recommended else []
+    number = " ".join([str(row.trial), *(f'<span class="badge">{badge}</span>' for badge in badges)])
+    words = escape(row.architecture.describe()).replace("; ", "<br>") if row.control != BARE else "none"
+    cells = [number, accuracy_text(row), ms_text(row.latency_ms), ratio_text(row)]
+    cells += [count_text(row.parameters), count_text(row.macs), words]
+    shown = (f'<td data-name="{name}"><span>{cell}</span></td>' for name, cell in zip(names, cells, strict=True))
+    return f"<tr{' class=best' if recommended else ''}>{''.join(shown)}</tr>"
+
+
+_NOTE = """<p class="note">Up and to the left is better. Bars are 95 % intervals: of the accuracy, for the number of
+validation images; of the latency, that of its ratio to the bare backbone. They hold neither the spread of the training
+seed nor that the best of many trials is shown. Move over a point, or touch it, to see where its blocks stand.</p>
+<noscript><p class="note">The plot needs JavaScript; the table holds the same front.</p></noscript>"""
+
+_HEAD = """<meta name="viewport" content="width=device-width, initial-scale=1"><style>
+html { overflow-y: scroll; }
+body { font: 16px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; color: #222; background: #fff;
+  max-width: 1200px; margin: 0 auto; padding: 16px; overflow-wrap: break-word; }
+h1 { font-size: 1.5rem; margin: 0 0 .5rem; } h2 { font-size: 1.15rem; margin: 1.75rem 0 .5rem; }
+.answer { border-left: 4px solid #0072b2; background: #f3f7fa; padding: .6rem .9rem; margin: 0 0 1rem; }
+.plot { height: 600px; } .note { font-size: .875rem; color: #555; max-width: 80ch; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; border-bottom: 1px solid #ddd; }
+th { border-bottom: 2px solid #888; } tr.best { background: #f3f7fa; } tr.break td { color: #555; padding-top: 1rem; }
+.badge { border: 1px solid #777; border-radius: 4px; padding: 0 .3rem; font-size: .8rem; white-space: nowrap; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: 0; font-size: .9rem; }
+dt { color: #555; } dd { margin: 0; }
+@media (max-width: 720px) {
+  body { padding: 12px; } .plot { height: 560px; margin: 0 -8px; }
+  thead { display: none; } tr { display: block; padding: .5rem 0; border-bottom: 1px solid #bbb; }
+  td { display: flex; gap: .75rem; border: 0; padding: .1rem .25rem; }
+  td[data-name]::before { content: attr(data-name); color: #555; flex: 0 0 7.5rem; }
+}
+@media print { .plot { break-inside: avoid; } }
+</style>"""

@@ -1,0 +1,247 @@
+"""The whole search as one function: settings in, a study with its files out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas import export, files, report, space
+from nas.evaluation import EvaluationError
+from nas.front import recommend
+from nas.protocol import Protocol
+from nas.store import sqlite_path
+from nas.study import Outcome, Study, run
+from nas.study.ledger import check_name
+from nas.study.sampler import resolve_sampler
+
+if TYPE_CHECKING:
+    import torch
+
+    from nas.data import Splits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a search is asked for. None stands for a default that depends on the data or the device."""
+
+    budget: int = 50
+    """Finished distinct architectures that the study shall have."""
+    space: str = "default"
+    """Name of a space of ``search_spaces``, or the path of a Python file with ``SPACE`` in it (which is executed)."""
+    backbone: str | None = None
+    """timm name of a backbone, instead of the space's own."""
+    init: str | None = None
+    """``identity`` or ``paper``: initialisation of the blocks, instead of the space's own."""
+    data: str = "digits"
+    """``digits``, an image folder, or a timm dataset name such as ``torch/cifar10``."""
+    data_dir: str | None = None
+    """Folder where timm's datasets lie."""
+    download: bool = False
+    """Whether timm may download the data set."""
+    limit: int | None = None
+    """Largest number of images to use, drawn stratified by class."""
+    resolution: int | None = None
+    """Height and width of the images in pixels."""
+    epochs: int | None = None
+    """Epochs of the proxy training."""
+    batch_size: int = 64
+    """Images in one training step."""
+    optimizer: str = "sgd"
+    """``sgd`` or ``adamw``."""
+    learning_rate: float | None = None
+    """Peak learning rate."""
+    weight_decay: float = 5e-4
+    """Weight decay."""
+    label_smoothing: float = 0.1
+    """Label smoothing of the training loss."""
+    augmentation: str | None = None
+    """``none``, ``shift`` or ``shift+flip``."""
+    precision: str | None = None
+    """``float32`` or ``bfloat16``, in training and timing."""
+    latency_batch_size: int = 1
+    """Images in one timed forward pass."""
+    latency_seconds: float = 2.0
+    """Longest sampling of one latency, in seconds."""
+    device: str = "auto"
+    """``auto``, ``cuda``, ``cuda:1``, ``mps`` or ``cpu``."""
+    sampler: str = "auto"
+    """``auto``, ``gp``, ``tpe``, ``nsga2`` or ``random``."""
+    seed: int = 0
+    """Seed of the split, the weights, the training and the proposals."""
+    study: str | None = None
+    """Name of the study; the same name resumes it."""
+    studies: str = "studies"
+    """Folder where studies land."""
+    storage: str | None = None
+    """Database URL."""
+
+    def __post_init__(self) -> None:
+        if self.budget < 1:
+            raise ValueError(f"the budget must be at least 1 trial, but got {self.budget}")
+        if not self.latency_seconds > 0:
+            raise ValueError(f"latency_seconds must be positive, but got {self.latency_seconds}")
+        resolve_sampler(self.sampler, self.budget)
+        check_name(self.study_name)
+        sqlite_path(self.storage_url)
+
+    @property
+    def study_name(self) -> str:
+        """The study's name: the one given, or one made of space, data and backbone."""
+        if self.study is not None:
+            return self.study
+        parts = [Path(self.space).stem, Path(self.data).name or "data", *([self.backbone] if self.backbone else [])]
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).strip("-.") or "study"
+
+    @property
+    def storage_url(self) -> str:
+        """The database: the one given, or ``studies.db`` in the folder of studies."""
+        return self.storage or f"sqlite:///{Path(self.studies) / 'studies.db'}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the study's files land."""
+        return Path(self.studies) / self.study_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A search that ended."""
+
+    study: Study
+    """The study, open."""
+    outcome: Outcome
+    """How the run ended."""
+
+
+def search(
+    settings: Settings,
+    *,
+    on_start: Callable[[Study], None] | None = None,
+    on_trial: Callable[[Study], None] | None = None,
+) -> Result:
+    """Search, and keep the study's files up to date: front.csv, pareto.html, best.json, split.json.
+
+    Everything that can be wrong with the settings is found before anything is written and before anything is trained.
+
+    Args:
+        settings: What is asked for.
+        on_start: Called once, before the first trial.
+        on_trial: Called after every finished or failed trial, when the files are written.
+
+    Raises:
+        ValueError: If something is wrong with the settings, the data, the space, the backbone or the storage.
+        EvaluationError: If a block of the space cannot run at a stage.
+        nas.study.RunFailed: If three trials in a row failed for the same reason.
+    """
+    declared = space.load(settings.space)
+    if settings.backbone is not None:
+        declared = dataclasses.replace(declared, backbones=(settings.backbone,))
+    if settings.init is not None:
+        declared = dataclasses.replace(declared, init=settings.init)
+    from nas import data, evaluate, placement, proxy  # torch and timm, once the cheap mistakes are ruled out
+
+    for backbone in declared.backbones:
+        placement.check_name(backbone)
+    device = proxy.select_device(settings.device)
+    splits = data.load(
+        settings.data,
+        resolution=settings.resolution,
+        seed=settings.seed,
+        data_dir=settings.data_dir,
+        download=settings.download,
+        limit=settings.limit,
+    )
+    protocol = make_protocol(settings, splits, device)
+    bare = {
+        backbone: placement.create(backbone, num_classes=protocol.num_classes, in_channels=protocol.channels)
+        for backbone in declared.backbones
+    }
+    resolved = declared.resolve({backbone: placement.stages(model) for backbone, model in bare.items()})
+    evaluate.preflight(resolved, protocol, device)
+    files.check_folder(settings.studies)
+    study = Study.create(settings.study_name, settings.storage_url, space=resolved, protocol=protocol)
+    evaluator = evaluate.Evaluator(
+        splits.search(), protocol, study.store, device, latency_seconds=settings.latency_seconds
+    )
+    files.replace(settings.folder / "split.json", json.dumps(splits.record()).encode())
+
+    def after_trial(study: Study) -> None:
+        write_files(study, settings.folder)
+        if on_trial is not None:
+            on_trial(study)
+
+    write_files(study, settings.folder)
+    if on_start is not None:
+        on_start(study)
+    outcome = run(
+        study,
+        evaluator,
+        space=resolved,
+        budget=settings.budget,
+        sampler=settings.sampler,
+        seed=settings.seed,
+        on_trial=after_trial,
+    )
+    write_files(study, settings.folder)
+    return Result(study=study, outcome=outcome)
+
+
+def make_protocol(settings: Settings, splits: Splits, device: torch.device) -> Protocol:
+    """Return the protocol of a search: the settings, and where they are silent what suits the data and the device."""
+    from nas.latency import device_words
+
+    embedded = settings.data == "digits"
+    cuda = device.type == "cuda"
+    rates = {"sgd": 0.1, "adamw": 0.003}
+    return Protocol(
+        data=Path(settings.data).name if Path(settings.data).exists() else settings.data,
+        data_hash=splits.hash,
+        split_seed=settings.seed,
+        num_classes=len(splits.classes),
+        channels=splits.channels,
+        resolution=splits.resolution,
+        epochs=settings.epochs if settings.epochs is not None else 3 if embedded else 5,
+        batch_size=settings.batch_size,
+        optimizer=settings.optimizer,
+        learning_rate=settings.learning_rate or rates.get(settings.optimizer, 0.1),
+        weight_decay=settings.weight_decay,
+        label_smoothing=settings.label_smoothing,
+        augmentation=settings.augmentation or ("shift" if embedded else "shift+flip"),
+        precision=settings.precision or ("bfloat16" if cuda else "float32"),
+        channels_last=device.type in ("cpu", "cuda"),  # quicker on both for nearly every convolutional backbone
+        seed=settings.seed,
+        device=device_words(device),
+        latency_batch_size=settings.latency_batch_size,
+    )
+
+
+def write_files(study: Study, folder: Path) -> None:
+    """Write the study's front, plot and best config, each whole or not at all."""
+    rows = study.rows()
+    report.write_front_csv(rows, folder / "front.csv")
+    report.write_pareto(rows, folder / "pareto.html", title=study.name, facts=facts(study))
+    if rows:
+        export.write(export.config(study, recommend(rows).row), folder / "best.json")
+
+
+def facts(study: Study) -> dict[str, str]:
+    """Return what a reader of the study's figures must know about how they were made, in words."""
+    protocol = study.protocol
+    return {
+        "Study": study.name,
+        "Backbones": ", ".join(study.space["backbones"]),
+        "Data": f"{protocol.data}, {protocol.num_classes} classes, {protocol.channels}x{protocol.resolution}"
+        f"x{protocol.resolution}; accuracy is on the validation split, which the search selects on",
+        "Proxy": f"{protocol.epochs} epochs, batch {protocol.batch_size}, {protocol.optimizer} at "
+        f"{protocol.learning_rate:g}, {protocol.augmentation}, {protocol.precision}, seed {protocol.seed}",
+        "Latency": f"batch {protocol.latency_batch_size} on {protocol.device}",
+        "Trials": f"{study.finished()} finished, {len(study.failures())} failed",
+    }
+
+
+__all__ = ["EvaluationError", "Result", "Settings", "facts", "make_protocol", "search", "write_files"]

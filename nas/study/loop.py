@@ -1,0 +1,123 @@
+"""The ask/tell loop: exactly N finished distinct architectures, whatever happens in between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import optuna
+
+from nas.architecture import Architecture
+from nas.evaluation import Evaluation, EvaluationError
+from nas.space import ResolvedSpace
+from nas.study.ledger import Study
+from nas.study.sampler import propose, resolve_sampler
+from nas.study.worker import Worker
+
+SAME_FAILURES = 3
+"""So many identical failures in a row end the run: the cause is then not the architecture."""
+POLL_SECONDS = 0.5
+"""Pause between two looks at the trials of other workers."""
+
+
+class RunFailed(Exception):  # noqa: N818 - it is the run that failed
+    """The run cannot go on; the message is the cause."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended."""
+
+    finished: int
+    """Finished distinct architectures in the study."""
+    exhausted: bool
+    """Whether every architecture of the space was tried before the budget was reached."""
+
+
+def run(
+    study: Study,
+    evaluate: Callable[[Architecture], Evaluation],
+    *,
+    space: ResolvedSpace,
+    budget: int,
+    sampler: str = "auto",
+    seed: int = 0,
+    on_trial: Callable[[Study], None] | None = None,
+) -> Outcome:
+    """Evaluate architectures until the study has ``budget`` finished distinct ones.
+
+    Trials of dead workers are repaired first. Several processes may run one study; together they stop at the budget.
+
+    Args:
+        study: The study, new or resumed.
+        evaluate: Measures an architecture; raises :class:`nas.evaluation.EvaluationError` where it cannot.
+        space: The space that the study is bound to.
+        budget: Finished distinct architectures that the study shall have.
+        sampler: One of :data:`nas.study.SAMPLERS`.
+        seed: Seed of the proposals.
+        on_trial: Called after every finished or failed trial of this process.
+
+    Raises:
+        ValueError: If the budget is below 1 or the sampler unknown.
+        RunFailed: If three trials in a row failed for the same reason.
+        KeyboardInterrupt: As it came; the trial in work is queued again first.
+    """
+    if budget < 1:
+        raise ValueError(f"the budget must be at least 1 trial, but got {budget}")
+    chosen = resolve_sampler(sampler, budget)
+    reason, repeats = "", 0
+    with Worker(study.store) as worker:
+        while True:
+            trial, outcome = _next(study, worker, space, budget, sampler=chosen, seed=seed)
+            if outcome is not None:
+                return outcome
+            if trial is None:
+                time.sleep(POLL_SECONDS)
+                continue
+            failure = _evaluate(study, trial, evaluate)
+            if on_trial is not None:
+                on_trial(study)
+            repeats = repeats + 1 if failure == reason else 1
+            reason = failure
+            if reason and repeats >= SAME_FAILURES:
+                raise RunFailed(f"{SAME_FAILURES} trials in a row failed for the same reason: {reason}")
+
+
+def _next(
+    study: Study, worker: Worker, space: ResolvedSpace, budget: int, *, sampler: str, seed: int
+) -> tuple[optuna.Trial | None, Outcome | None]:
+    """Start the next trial, or tell how the run ended; neither while other workers are at all that is left."""
+    with study.lock():
+        study.repair()
+        tally = study.tally()
+        if tally.finished >= budget:
+            return None, Outcome(finished=tally.finished, exhausted=False)
+        if tally.finished + tally.running >= budget:
+            return None, None
+        if tally.waiting:
+            return study.claim_waiting(worker, space), None
+        proposal = propose(space, tally.known, sampler=sampler, seed=seed)
+        if proposal is not None:
+            return study.claim(proposal, worker, space), None
+        return None, None if tally.running else Outcome(finished=tally.finished, exhausted=True)
+
+
+def _evaluate(study: Study, trial: optuna.Trial, evaluate: Callable[[Architecture], Evaluation]) -> str:
+    """Evaluate a trial's architecture and record what came of it. Returns the reason of a failure, or nothing."""
+    architecture = Architecture.from_dict(trial.user_attrs["architecture"])
+    try:
+        evaluation = evaluate(architecture)
+    except KeyboardInterrupt:
+        with study.lock():
+            study.requeue(trial, "stopped by the user")
+        raise
+    except EvaluationError as error:
+        reason = str(error)
+    except Exception as error:  # one bad architecture must not end a night's search; three alike do
+        reason = f"{type(error).__name__}: {error}"
+    else:
+        study.finish(trial, evaluation)
+        return ""
+    study.fail(trial, reason)
+    return reason

@@ -1,0 +1,183 @@
+"""Propose the next architecture. A proposal is a pure function of the space, the seed and what is known so far.
+
+The samplers are Optuna's. They are asked in a study in memory that is rebuilt from what is known, with a sampler that
+is seeded anew for every proposal, so that a search that was killed and resumed proposes what it would have anyway.
+
+They are told the accuracy and the *nominal* latency, which is counted and not clocked: a clock's noise would make every
+run propose other architectures. The measured latency is what the study records and what the front is drawn from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+
+from nas.architecture import Architecture
+from nas.space import ResolvedSpace
+
+SAMPLERS = ("auto", "gp", "tpe", "nsga2", "random")
+"""Names of the samplers; ``auto`` is ``gp`` for small budgets and ``tpe`` beyond."""
+GP_BUDGET = 100
+"""Largest budget for which ``auto`` takes ``gp``: its cost per proposal grows with the cube of what is known."""
+Distribution = optuna.distributions.BaseDistribution
+_DUPLICATES = 20
+_DRAWS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """An architecture that is finished, failed or in work."""
+
+    architecture: Architecture
+    params: Mapping[str, Any]
+    """Optuna's parameters; empty for an architecture that the space does not contain."""
+    values: tuple[float, float] | None
+    """Accuracy and nominal latency in ms of a finished one."""
+    pending: bool = False
+    """Whether it is in work."""
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    """What the sampler noted about its proposal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """The next architecture to evaluate."""
+
+    architecture: Architecture
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """Optuna's parameters; empty for an architecture that the space does not contain."""
+    control: str = ""
+    """Label of a control; empty for a sampled architecture."""
+    memory: Mapping[str, Any] = field(default_factory=dict)
+
+
+def resolve_sampler(name: str, budget: int) -> str:
+    """Return the sampler that a name means at a budget.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if name not in SAMPLERS:
+        raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, but got {name!r}")
+    if name == "auto":
+        return "gp" if budget <= GP_BUDGET else "tpe"
+    return name
+
+
+def propose(space: ResolvedSpace, known: Sequence[Known], *, sampler: str, seed: int) -> Proposal | None:
+    """Return the next architecture, or None when every architecture of the space is known.
+
+    Controls come first. A sampled duplicate is answered from what is known, and the sampler is asked again.
+
+    Args:
+        space: The search space.
+        known: What is finished, failed or in work, in the order in which it was proposed.
+        sampler: ``gp``, ``tpe``, ``nsga2`` or ``random``.
+        seed: Seed of the search.
+    """
+    seen = {entry.architecture.id for entry in known}
+    for control in space.controls():
+        if control.architecture.id not in seen:
+            return Proposal(architecture=control.architecture, params=control.choices, control=control.label)
+    proposal = _ask(space, known, sampler=sampler, seed=seed)
+    return proposal or _draw(space, seen, random.Random(_derive(seed, len(known), "draw")))
+
+
+def _ask(space: ResolvedSpace, known: Sequence[Known], *, sampler: str, seed: int) -> Proposal | None:
+    """Ask the sampler until it proposes something new; None if it keeps proposing duplicates."""
+    finished = {entry.architecture.id: entry for entry in known}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = _rebuild(space, known)
+        for attempt in range(_DUPLICATES):
+            study.sampler = _make(sampler, _derive(seed, len(known), attempt))
+            trial = study.ask()
+            architecture = space.sample(trial.suggest_categorical)
+            duplicate = finished.get(architecture.id)
+            if duplicate is None:
+                frozen = study.trials[trial.number]
+                memory = {key: value for key, value in frozen.system_attrs.items() if _is_memory(key)}
+                return Proposal(architecture=architecture, params=trial.params, memory=memory)
+            if duplicate.values is None:
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            else:
+                study.tell(trial, duplicate.values)
+    return None
+
+
+def _is_memory(key: str) -> bool:
+    return key.startswith("NSGAIISampler:")  # the generation, without which evolution would start anew every time
+
+
+def _draw(space: ResolvedSpace, seen: set[str], generator: random.Random) -> Proposal | None:
+    """Draw at random until something is new; walk through the whole space where even that fails."""
+    params: dict[str, Any] = {}
+
+    def choose(name: str, options: Sequence[Any]) -> Any:
+        params[name] = generator.choice(list(options))
+        return params[name]
+
+    for _ in range(_DRAWS):
+        params.clear()
+        architecture = space.sample(choose)
+        if architecture.id not in seen:
+            return Proposal(architecture=architecture, params=dict(params))
+    # The walk meets at most len(seen) known architectures before a new one.
+    for architecture in itertools.islice(space.enumerate(), len(seen) + 1):
+        if architecture.id not in seen:
+            return Proposal(architecture=architecture)
+    return None
+
+
+def distributions(space: ResolvedSpace, params: Mapping[str, Any]) -> dict[str, Distribution]:
+    """Return Optuna's distributions of the parameters of one architecture of the space."""
+    found: dict[str, Distribution] = {}
+
+    def choose(name: str, options: Sequence[Any]) -> Any:
+        found[name] = optuna.distributions.CategoricalDistribution(tuple(options))
+        return params[name]
+
+    if params:
+        space.sample(choose)
+    return found
+
+
+def _rebuild(space: ResolvedSpace, known: Sequence[Known]) -> optuna.Study:
+    """Return a study in memory that holds what is known."""
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(0))
+    for entry in known:
+        if not entry.params or (entry.values is None and not entry.pending):
+            continue
+        state = optuna.trial.TrialState.RUNNING if entry.pending else optuna.trial.TrialState.COMPLETE
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=state,
+                values=None if entry.pending else list(entry.values or ()),
+                params=dict(entry.params),
+                distributions=distributions(space, entry.params),
+                system_attrs=dict(entry.memory),
+            )
+        )
+    return study
+
+
+def _make(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    if name == "gp":
+        return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
+    if name == "tpe":
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+    if name == "nsga2":
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _derive(*parts: object) -> int:
+    """Return a seed of 32 bits that depends on all parts."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")

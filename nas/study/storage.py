@@ -1,0 +1,118 @@
+"""Open the one database that holds Optuna's tables and ours."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+
+import filelock
+import optuna
+import sqlalchemy as sa
+
+from nas.locks import default_folder
+from nas.store import BUSY_TIMEOUT_SECONDS, StorageError, Store, check_ours, prepare_sqlite, sqlite_path
+
+LOCK_TIMEOUT_SECONDS = 120
+
+
+def connect(url: str) -> tuple[optuna.storages.RDBStorage, Store]:
+    """Open a database for writing; make it and its tables where they are missing.
+
+    Raises:
+        StorageError: If it cannot be written, belongs to something else, or cannot be reached.
+    """
+    path = sqlite_path(url)
+    # Tables are made by one process at a time: a race there ends in "table already exists".
+    with lock(url, "schema"):
+        if path is not None:
+            prepare_sqlite(path)
+        storage, store = _open(url)
+        store.create()
+    return storage, store
+
+
+def connect_existing(url: str) -> tuple[optuna.storages.RDBStorage, Store]:
+    """Open a database that must be there already.
+
+    Raises:
+        StorageError: If there is none, or it is not ours.
+    """
+    path = sqlite_path(url)
+    if path is not None:
+        if not path.is_file():
+            raise StorageError(f"no database {path}; run a search first, or give another with --storage")
+        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS)
+        try:
+            check_ours(connection, path)
+        finally:
+            connection.close()
+    return _open(url)
+
+
+def study_names(url: str) -> list[str]:
+    """Return the names of the studies in a database.
+
+    Raises:
+        StorageError: As :func:`connect_existing`.
+    """
+    storage, store = connect_existing(url)
+    names = sorted(optuna.get_all_study_names(storage))
+    storage.engine.dispose()
+    store.close()
+    return names
+
+
+def lock(url: str, purpose: str) -> filelock.BaseFileLock:
+    """Return a lock that is shared by all processes on this machine that use the database."""
+    path = sqlite_path(url)
+    if path is not None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot make the folder {path.parent}: {error}; give another with --storage") from error
+        return _FolderLock(path.with_name(f"{path.name}.{purpose}.lock"), timeout=LOCK_TIMEOUT_SECONDS)
+    name = f"{purpose}-{hashlib.sha256(url.encode()).hexdigest()[:16]}.lock"
+    folder = default_folder()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return filelock.FileLock(folder / name, timeout=LOCK_TIMEOUT_SECONDS)
+
+
+class _FolderLock(filelock.FileLock):
+    """A lock beside the database; where its file cannot be made, neither can the database's journal."""
+
+    def _acquire(self) -> None:
+        try:
+            super()._acquire()
+        except OSError as error:
+            message = f"cannot write beside the database: {error}; give a writable place with --storage"
+            raise StorageError(message) from error
+
+
+def _commit_quickly(engine: sa.Engine) -> None:
+    """Let Optuna's some thirty commits a trial not wait for the disk.
+
+    A killed process loses nothing by that. A power cut may lose the last trials, but not what was measured: the store
+    does wait for the disk, and what it holds is not measured again.
+    """
+
+    @sa.event.listens_for(engine, "connect")
+    def _set(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    engine.dispose()  # connections that were opened before
+
+
+def _open(url: str) -> tuple[optuna.storages.RDBStorage, Store]:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    arguments = {"timeout": BUSY_TIMEOUT_SECONDS} if sqlite_path(url) is not None else {}
+    # Optuna passes the URL through str.format, so braces (in a password) must be doubled.
+    escaped = url.replace("{", "{{").replace("}", "}}")
+    try:
+        storage = optuna.storages.RDBStorage(escaped, engine_kwargs={"connect_args": arguments, "pool_pre_ping": True})
+        if sqlite_path(url) is not None:
+            _commit_quickly(storage.engine)
+        return storage, Store(url)
+    except (sa.exc.SQLAlchemyError, ImportError, RuntimeError) as error:
+        shown = sa.make_url(url).render_as_string(hide_password=True)
+        reason = str(error).splitlines()[0]
+        raise StorageError(f"cannot use the database {shown}: {reason}") from error

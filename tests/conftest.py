@@ -1,0 +1,14 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+# One thread: the tests compute little, and threads that spin for each other make them many times slower on a busy
+# machine. Set before torch is imported, and inherited by the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# tests/study/toy.py is imported by several test files and run as a script by the kill tests.
+sys.path.insert(0, str(Path(__file__).parent / "study"))

@@ -1,0 +1,292 @@
+"""Latency: the ratio is recovered from scripted clocks; nothing here depends on how fast this machine is."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import math
+import random
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from nas import latency
+from nas.latency import FEWEST_PAIRS, device_words, lock_name, measure, median_interval
+
+MS = 1_000_000
+
+
+class FakeTime:
+    """A clock in nanoseconds that only scripted models move, and the order in which they moved it."""
+
+    def __init__(self, pace: Callable[[float], float] = lambda now_s: 1.0) -> None:
+        self.now = 0.0
+        self.pace = pace
+        self.calls: list[str] = []
+
+    def __call__(self) -> int:
+        return int(self.now)
+
+
+class Scripted(nn.Module):
+    """A model whose pass lasts as long as the script says, times what the machine's pace makes of it."""
+
+    def __init__(self, name: str, clock: FakeTime, cost_ms: Callable[[], float]) -> None:
+        super().__init__()
+        self.name, self.clock, self.cost_ms = name, clock, cost_ms
+        self.inner = nn.Dropout()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert not self.training
+        assert not self.inner.training
+        assert torch.is_inference_mode_enabled()
+        assert not gc.isenabled()
+        self.clock.calls.append(self.name)
+        self.clock.now += self.cost_ms() * MS * self.clock.pace(self.clock.now / 1e9)
+        return x
+
+
+def models(clock: FakeTime, candidate_ms: float, bare_ms: float) -> tuple[Scripted, Scripted]:
+    return Scripted("A", clock, lambda: candidate_ms), Scripted("B", clock, lambda: bare_ms)
+
+
+def timed(clock: FakeTime, candidate: nn.Module, bare: nn.Module, **options: object) -> latency.Latency:
+    batch = torch.zeros(2, 3, 4, 4)
+    return measure(candidate, bare, batch=batch, device_words="fake", clock=clock, **options)  # type: ignore[arg-type]
+
+
+def test_a_steady_machine_gives_the_exact_ratio() -> None:
+    clock = FakeTime()
+    result = timed(clock, *models(clock, 2.5, 2.0))
+    assert result.ratio == result.ratio_low == result.ratio_high == 1.25
+    assert (result.median_ms, result.low_ms, result.high_ms, result.bare_ms) == (2.5, 2.5, 2.5, 2.0)
+    assert (result.n, result.batch_size, result.device) == (15, 2, "fake")
+
+
+def test_the_same_model_twice_gives_one() -> None:
+    clock = FakeTime(lambda now: 1 + 0.5 * math.sin(40 * now))
+    model, _ = models(clock, 1.5, 0)
+    assert timed(clock, model, model, target=0.05).ratio == pytest.approx(1, abs=0.01)
+
+
+def test_drift_cancels() -> None:
+    clock = FakeTime(lambda now: 1 + now)  # twice as slow after the first second
+    result = timed(clock, *models(clock, 2.1, 2.0), target=0.001, max_pairs=200)
+    assert result.high_ms - result.low_ms > 0.05
+    assert result.ratio == pytest.approx(1.05, abs=1e-4)
+
+
+def test_outliers_do_not_move_the_ratio() -> None:
+    dice = random.Random(0)
+    clock = FakeTime(lambda now: 20.0 if dice.random() < 0.1 else 1 + 0.02 * dice.random())
+    result = timed(clock, *models(clock, 2.06, 2.0), target=0.002)
+    assert result.ratio == pytest.approx(1.03, abs=0.004)
+    assert result.ratio_low <= 1.03 <= result.ratio_high
+
+
+def test_the_order_is_swapped_within_each_pair() -> None:
+    clock = FakeTime()
+    result = timed(clock, *models(clock, 2.0, 2.0))
+    assert "".join(clock.calls)[-4 * result.n :] == "ABBA" * result.n
+
+
+def test_a_quick_model_is_repeated_within_a_sample_and_both_alike() -> None:
+    clock = FakeTime()
+    result = timed(clock, *models(clock, 0.5, 0.25))
+    runs = [(name, len(list(run))) for name, run in itertools.groupby(clock.calls)]
+    assert runs[-5:] == [("A", 8), ("B", 8), ("A", 8), ("B", 8), ("A", 4)]
+    assert (result.median_ms, result.bare_ms, result.ratio) == (0.5, 0.25, 2.0)
+
+
+def test_a_model_that_takes_no_time_does_not_run_for_ever() -> None:
+    clock = FakeTime()
+    candidate, bare = models(clock, 0.0001, 0.0001)
+    assert timed(clock, candidate, bare).n == 15
+    assert len(clock.calls) <= latency.MOST_REPEATS * 60 + 100
+
+
+def test_the_warm_up_lasts_until_the_models_are_warm() -> None:
+    clock = FakeTime()
+    cold = iter([50.0] + [20.0 - step for step in range(10)])
+    candidate = Scripted("A", clock, lambda: next(cold, 3.0))
+    result = timed(clock, candidate, Scripted("B", clock, lambda: 2.0))
+    assert result.ratio == result.ratio_high == 1.5
+    assert result.high_ms == 3.0
+
+
+def test_the_warm_up_has_an_end() -> None:
+    clock = FakeTime()
+    quicker = (5 * 0.999**step for step in itertools.count())  # never settles
+    candidate = Scripted("A", clock, lambda: next(quicker))
+    result = timed(clock, candidate, Scripted("B", clock, lambda: 5.0), max_seconds=1, max_pairs=30)
+    assert (len(clock.calls) - 4 * result.n) * 5 * MS <= 0.3e9
+
+
+def test_it_stops_as_soon_as_the_interval_is_narrow() -> None:
+    counts = []
+    for target in (0.1, 0.02, 0.01):
+        dice = random.Random(1)
+        clock = FakeTime(lambda now, dice=dice: dice.uniform(0.9, 1.1))  # type: ignore[misc]
+        result = timed(clock, *models(clock, 1.5, 1.5), target=target, max_seconds=60)
+        assert (result.ratio_high - result.ratio_low) / 2 <= target
+        counts.append(result.n)
+    assert counts[0] == 15 < counts[1] < counts[2]
+
+
+def noisy() -> FakeTime:
+    dice = random.Random(2)
+    return FakeTime(lambda now: dice.uniform(0.2, 5))
+
+
+@pytest.mark.parametrize("max_pairs", [15, 40, 41])
+def test_the_cap_on_pairs_is_respected(max_pairs: int) -> None:
+    clock = noisy()
+    assert timed(clock, *models(clock, 1.5, 1.5), target=1e-6, max_pairs=max_pairs, max_seconds=1e6).n == max_pairs
+
+
+def test_the_cap_on_seconds_is_respected() -> None:
+    clock = noisy()
+    result = timed(clock, *models(clock, 10, 10), target=1e-6, max_seconds=3)
+    assert clock.now / 1e9 <= 3 * (1 + latency.WARM_UP_SHARE) + 6 * 0.05  # a warm-up round and a pair late at most
+    assert result.n > FEWEST_PAIRS
+
+
+def test_a_slow_model_still_gets_an_interval() -> None:
+    clock = FakeTime()
+    result = timed(clock, *models(clock, 11_000, 10_000))
+    assert (result.n, result.ratio) == (FEWEST_PAIRS, 1.1)
+
+
+def test_the_models_are_left_as_they_were() -> None:
+    clock = FakeTime()
+    candidate, bare = models(clock, 2, 2)
+    bare.eval()
+    candidate.inner.eval()
+    before = [dict(vars(module)) for model in (candidate, bare) for module in model.modules()]
+    timed(clock, candidate, bare)
+    assert [dict(vars(module)) for model in (candidate, bare) for module in model.modules()] == before
+    assert (candidate.training, candidate.inner.training, bare.training) == (True, False, False)
+    assert gc.isenabled()
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_the_models_are_left_as_they_were_after_an_error() -> None:
+    clock = FakeTime()
+    candidate, bare = models(clock, 2, 2)
+
+    def fail() -> float:
+        raise RuntimeError("no")
+
+    bare.cost_ms = fail
+    with pytest.raises(RuntimeError, match="no"):
+        timed(clock, candidate, bare)
+    assert candidate.training
+    assert bare.training
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_real_model_in_each_precision(precision: str) -> None:
+    seen = set()
+
+    class Watch(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.add(x.dtype)
+            return x
+
+    bare = nn.Sequential(nn.Conv2d(3, 8, 3), Watch())
+    candidate = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+    result = measure(
+        candidate, bare, batch=torch.randn(2, 3, 16, 16), device_words="this", precision=precision, max_seconds=0.1
+    )
+    assert seen == {getattr(torch, precision)}
+    assert result.n >= FEWEST_PAIRS
+    assert 0 < result.low_ms <= result.median_ms <= result.high_ms
+    assert 0 < result.ratio_low <= result.ratio <= result.ratio_high
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in candidate.modules())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": 0.0}, "target must be positive, but got 0.0"),
+        ({"max_seconds": -1.0}, "max_seconds must be positive, but got -1.0"),
+        ({"min_pairs": 5}, "min_pairs must be at least 6, but got 5"),
+        ({"min_pairs": 30, "max_pairs": 20}, "max_pairs must be at least min_pairs = 30, but got 20"),
+        ({"precision": "int8"}, "precision must be one of float32, bfloat16, but got 'int8'"),
+        ({"batch": torch.zeros(0, 3, 4, 4)}, "batch must hold at least one image, but got shape"),
+        ({"batch": torch.zeros(1, 3, 4, 4, device="meta")}, "candidate and batch must be on one device"),
+    ],
+)
+def test_bad_arguments_are_refused(options: dict[str, object], message: str) -> None:
+    model = nn.Conv2d(3, 3, 1)
+    arguments: dict[str, object] = {"batch": torch.zeros(1, 3, 4, 4), "device_words": "cpu", **options}
+    with pytest.raises(ValueError, match=message):
+        measure(model, model, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("n", "rank"),
+    # Ranks of the 95 % interval of the median for n samples, from published tables of the sign test.
+    [(6, 1), (8, 1), (9, 2), (10, 2), (12, 3), (15, 4), (20, 6), (25, 8), (30, 10), (40, 14), (50, 18), (100, 40)],
+)
+def test_the_interval_has_the_tabulated_ranks(n: int, rank: int) -> None:
+    samples = list(range(1, n + 1))
+    random.Random(0).shuffle(samples)
+    assert median_interval(samples) == (rank, n + 1 - rank)
+
+
+def test_the_interval_covers_the_median_as_often_as_it_says() -> None:
+    dice = random.Random(0)
+    hits = 0
+    for _ in range(2000):
+        low, high = median_interval([dice.expovariate(1) for _ in range(30)])
+        hits += low <= math.log(2) <= high
+    assert 0.945 < hits / 2000 < 0.985  # 0.957 by the binomial distribution
+
+
+def test_the_interval_of_few_samples_is_their_range() -> None:
+    assert median_interval([3.0]) == (3.0, 3.0)
+    assert median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
+    with pytest.raises(ValueError, match="samples must not be empty"):
+        median_interval([])
+
+
+def test_the_words_for_a_cpu_name_its_model_and_threads() -> None:
+    cpu = torch.device("cpu")
+    assert device_words(cpu) == device_words(cpu)
+    assert device_words(cpu).startswith("cpu: ")
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert device_words(cpu).endswith(", 1 thread")
+        torch.set_num_threads(2)
+        assert device_words(cpu).endswith(", 2 threads")
+        assert lock_name(cpu) == "cpu"  # other threads, yet the same device
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_processor_without_a_model_name_still_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency.Path, "exists", lambda self: False)
+    monkeypatch.setattr(latency.platform, "processor", lambda: "")
+    monkeypatch.setattr(latency.platform, "machine", lambda: "arm64")
+    assert device_words(torch.device("mps")) == "mps: arm64"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu() -> None:
+    device = torch.device("cuda")
+    bare = nn.Conv2d(3, 8, 3).to(device)
+    candidate = nn.Sequential(bare, nn.Conv2d(8, 8, 3).to(device))
+    words = device_words(device)
+    assert words.startswith("cuda: ")
+    assert lock_name(device).startswith("cuda ")
+    start = time.perf_counter()
+    result = measure(candidate, bare, batch=torch.randn(8, 3, 64, 64, device=device), device_words=words)
+    assert result.median_ms * result.n / 1e3 < time.perf_counter() - start
+    assert result.ratio_low <= result.ratio <= result.ratio_high

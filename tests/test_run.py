@@ -1,0 +1,235 @@
+"""The main job on real data, small: the search, its files, the export, and that it can be repeated."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import nas
+from nas import evaluate, placement
+from nas.architecture import Architecture, Stage
+from nas.data import SearchData
+from nas.data import load as load_data
+from nas.evaluation import EvaluationError
+from nas.export import ConfigError
+from nas.protocol import Protocol
+from nas.run import Result, Settings, make_protocol, search
+from nas.space import ResolvedSpace, SearchSpace
+from nas.store import Store
+from nas.study import StudyError
+
+SPACE = """
+from nas.space import SearchSpace
+SPACE = SearchSpace(backbones=("test_resnet",), stages=(2, 4), blocks=("se", "eca", "simam"))
+"""
+BUDGET = 6
+
+
+@pytest.fixture(scope="module")
+def space_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("space") / "small.py"
+    path.write_text(SPACE)
+    return path
+
+
+def settings(folder: Path, space: Path, **changes: object) -> Settings:
+    small = Settings(
+        budget=BUDGET,
+        space=str(space),
+        limit=300,
+        resolution=16,
+        epochs=1,
+        batch_size=32,
+        device="cpu",
+        sampler="tpe",
+        latency_seconds=0.02,
+        study="small",
+        studies=str(folder),
+    )
+    return dataclasses.replace(small, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory, space_file: Path) -> Result:
+    return search(settings(tmp_path_factory.mktemp("studies"), space_file))
+
+
+@pytest.fixture(scope="module")
+def folder(result: Result) -> Path:
+    path = Path(result.study.url.removeprefix("sqlite:///")).parent / "small"
+    assert path.is_dir()
+    return path
+
+
+def test_the_search_ends_with_its_budget(result: Result) -> None:
+    rows = result.study.rows()
+    assert len({row.architecture.id for row in rows}) == BUDGET
+    assert [row.control for row in rows[:4]] == ["bare", "se everywhere", "eca everywhere", "cbam everywhere"]
+    assert all(0 <= row.accuracy_low <= row.accuracy <= row.accuracy_high <= 1 for row in rows)
+    assert all(row.ratio_low <= row.latency_ratio <= row.ratio_high for row in rows)
+    assert rows[1].parameters > rows[0].parameters > 100_000
+    assert rows[1].macs > rows[0].macs > 1_000_000
+
+
+def test_every_evaluation_says_how_it_was_made(result: Result) -> None:
+    evaluation = result.study.evaluation(0)
+    assert evaluation.latency.n >= 6
+    assert evaluation.latency.device.startswith("cpu: ")
+    assert set(evaluation.versions) == {"python", "torch", "timm"}
+    assert len(evaluation.curve) == 1
+    assert evaluation.accuracy == evaluation.curve[-1]
+
+
+def test_the_files(result: Result, folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == ["best.json", "front.csv", "pareto.html", "split.json"]
+    with (folder / "front.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["architecture"] for row in rows] == [row.architecture.id for row in result.study.rows()]
+    assert "se everywhere" in (folder / "pareto.html").read_text()
+    split = json.loads((folder / "split.json").read_text())
+    indices = [index for part in split["indices"].values() for index in part]
+    assert len(indices) == len(set(indices)) == 300
+
+
+def test_the_exported_config_rebuilds_the_model(result: Result, folder: Path) -> None:
+    content = json.loads((folder / "best.json").read_text())
+    row = next(row for row in result.study.rows() if row.trial == content["evidence"]["trial"])
+    first, second = (nas.load(folder / "best.json").eval() for _ in range(2))
+    assert sum(parameter.numel() for parameter in first.parameters()) == row.parameters
+    second.load_state_dict(first.state_dict())
+    images = torch.randn(2, 1, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(first(images), second(images))
+    assert content["evidence"]["accuracy"] == row.accuracy
+
+
+def test_the_same_seed_gives_the_same_search(
+    result: Result, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = search(settings(tmp_path, space_file))
+    for first, second in zip(result.study.rows(), again.study.rows(), strict=True):
+        assert (first.architecture, first.accuracy) == (second.architecture, second.accuracy)
+
+
+def test_a_second_study_answers_from_the_cache(
+    result: Result, folder: Path, space_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_arguments: object, **_named: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("nas.proxy.train", train)
+    second = search(settings(folder.parent, space_file, study="second"))
+    assert [row.accuracy for row in second.study.rows()] == [row.accuracy for row in result.study.rows()]
+
+
+def test_another_protocol_under_the_same_name_is_refused(folder: Path, space_file: Path, result: Result) -> None:
+    with pytest.raises(StudyError, match="protocol.epochs: 1 -> 2"):
+        search(settings(folder.parent, space_file, epochs=2))
+    assert result.study.finished() == BUDGET
+
+
+def test_the_search_never_sees_the_test_split() -> None:
+    assert "test" not in {field.name for field in dataclasses.fields(SearchData)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"content": "{"}, "is not JSON"),
+        ({"content": "[]"}, "must have the keys"),
+        ({"drop": "evidence"}, "must have the keys .*evidence.*, but has"),
+        ({"schema": 9}, "has schema 9, but this version reads 1"),
+        ({"id": "0" * 12}, "says id '000000000000', but its architecture has .*: it was changed"),
+        ({"num_classes": "10"}, "num_classes must be an integer >= 1, but got '10'"),
+        ({"architecture": {"schema": 1}}, "architecture lacks the key 'backbone'"),
+        ({"protocol": {"epochs": 1}}, "not a protocol"),
+    ],
+)
+def test_a_damaged_config_is_refused(folder: Path, tmp_path: Path, change: dict[str, object], message: str) -> None:
+    path = tmp_path / "best.json"
+    content = json.loads((folder / "best.json").read_text())
+    if "drop" in change:
+        del content[str(change["drop"])]
+    else:
+        content |= {key: value for key, value in change.items() if key != "content"}
+    path.write_text(str(change.get("content", json.dumps(content))))
+    with pytest.raises(ConfigError, match=message):
+        nas.load(path)
+
+
+def test_an_absent_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read .*nothing.json"):
+        nas.load(tmp_path / "nothing.json")
+
+
+@pytest.fixture
+def protocol(tmp_path: Path, space_file: Path) -> Protocol:
+    small = settings(tmp_path, space_file)
+    return make_protocol(small, load_data("digits", limit=300, resolution=16), torch.device("cpu"))
+
+
+def evaluator(protocol: Protocol, folder: Path) -> evaluate.Evaluator:
+    store = Store(f"sqlite:///{folder / 'cache.db'}")
+    store.create()
+    data = load_data("digits", limit=300, resolution=16).search()
+    return evaluate.Evaluator(data, protocol, store, torch.device("cpu"), latency_seconds=0.02)
+
+
+def test_a_loss_that_is_not_finite_is_a_failure(protocol: Protocol, tmp_path: Path) -> None:
+    hot = dataclasses.replace(protocol, learning_rate=1e30)
+    with pytest.raises(EvaluationError, match="non-finite"):
+        evaluator(hot, tmp_path)(Architecture(backbone="test_resnet"))
+
+
+def test_running_out_of_memory_is_a_failure(
+    protocol: Protocol, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*_arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nmore")
+
+    monkeypatch.setattr("nas.evaluate.build", build)
+    with pytest.raises(EvaluationError, match=r"out of memory on cpu: .*: CUDA out of memory"):
+        evaluator(protocol, tmp_path)(Architecture(backbone="test_resnet"))
+
+
+def resolved(protocol: Protocol, *blocks: str) -> ResolvedSpace:
+    stages = placement.stages(placement.create("test_resnet", num_classes=10, in_channels=1))
+    return SearchSpace(backbones=("test_resnet",), blocks=blocks, stages=(4,)).resolve({"test_resnet": stages})
+
+
+def test_preflight_passes_what_runs(protocol: Protocol) -> None:
+    evaluate.preflight(resolved(protocol, "se", "cbam", "shuffle"), protocol, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (RuntimeError("sizes do not match\nmore"), "cannot run at stage 4 of test_resnet on a map of .*: sizes do not"),
+        (torch.zeros(1, 2, 3, 3), "must keep the shape .*, but returned"),
+        (None, "returned values that are not finite"),
+    ],
+)
+def test_preflight_names_the_bad_combination(
+    protocol: Protocol, monkeypatch: pytest.MonkeyPatch, result: RuntimeError | torch.Tensor | None, message: str
+) -> None:
+    def forward(_self: object, x: torch.Tensor) -> torch.Tensor:
+        if isinstance(result, RuntimeError):
+            raise result
+        return x * float("nan") if result is None else result
+
+    monkeypatch.setattr("nas.attention.channel.SE.forward", forward)
+    with pytest.raises(EvaluationError, match=rf"se\(reduction=\d+\).*{message}"):
+        evaluate.preflight(resolved(protocol, "se"), protocol, torch.device("cpu"))
+
+
+def test_preflight_names_a_resolution_that_is_too_small(protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = dataclasses.replace(protocol, resolution=8)
+    stages = (Stage(index=4, name="features.28", channels=512, reduction=32),)
+    space = SearchSpace(backbones=("vgg11_bn",), blocks=("se",)).resolve({"vgg11_bn": stages})
+    with pytest.raises(EvaluationError, match="vgg11_bn cannot run on a 1x8x8 image"):
+        evaluate.preflight(space, tiny, torch.device("cpu"))
