@@ -52,6 +52,8 @@ class Evaluator:
         self._store = store
         self._device = device
         self._latency_seconds = latency_seconds
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # shapes do not change between steps: the quickest kernels are found
         self._lock = DeviceLock(lock_name(device))
 
     def __call__(self, architecture: Architecture) -> Evaluation:

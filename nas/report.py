@@ -94,7 +94,7 @@ def pareto_data(rows: Iterable[Row]) -> ParetoData:
         recommended=recommend(rows).row if rows else None,
         stages=tuple(sorted({placement.stage for row in rows for placement in row.architecture.placements})),
         axes=axes,
-        ratio_ticks=_ratio_ticks(axes.x, bare.latency_ms) if bare else [],
+        ratio_ticks=_ratio_ticks(axes.x, bare.latency_ms / bare.latency_ratio) if bare else [],
         labels=_place_labels(controls, rows, axes),
     )
 
@@ -116,13 +116,13 @@ def _padded(values: Sequence[float]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _ratio_ticks(x_range: tuple[float, float], bare_ms: float) -> list[tuple[float, str]]:
+def _ratio_ticks(x_range: tuple[float, float], unit_ms: float) -> list[tuple[float, str]]:
     """Return at most six round ratios within the axis, each with its place in ms."""
-    low, high = x_range[0] / bare_ms, x_range[1] / bare_ms
+    low, high = x_range[0] / unit_ms, x_range[1] / unit_ms
     power = 10.0 ** math.floor(math.log10(high - low))
     step = next(power * factor for factor in (0.1, 0.2, 0.5, 1, 2) if (high - low) / (power * factor) <= 5)
     ratios = [round(step * k, 9) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
-    return [(ratio * bare_ms, f"{ratio:g}×") for ratio in ratios]
+    return [(ratio * unit_ms, f"{ratio:g}×") for ratio in ratios]
 
 
 def _place_labels(controls: Sequence[Row], rows: Sequence[Row], axes: Axes) -> dict[int, tuple[int, int]]:

@@ -182,11 +182,11 @@ class Study:
 
     def finish(self, trial: optuna.Trial, evaluation: Evaluation) -> bool:
         """Record an evaluation. Returns False if the trial had been taken over because this worker seemed dead."""
-        trial.set_user_attr("evaluation", json.loads(evaluation.to_json()))
-        trial.set_user_attr("latency_ratio", evaluation.latency.ratio)
-        trial.set_user_attr("parameters", evaluation.parameters)
-        trial.set_user_attr("macs", evaluation.macs)
         try:
+            trial.set_user_attr("evaluation", json.loads(evaluation.to_json()))
+            trial.set_user_attr("latency_ratio", evaluation.latency.ratio)
+            trial.set_user_attr("parameters", evaluation.parameters)
+            trial.set_user_attr("macs", evaluation.macs)
             self._study.tell(trial, [evaluation.accuracy, evaluation.latency_ms])
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
             return False

@@ -238,6 +238,30 @@ def test_two_processes_share_a_budget(tmp_path: Path) -> None:
     assert set(states(tmp_path)) == {TrialState.COMPLETE}
 
 
+def test_a_worker_that_was_taken_for_dead_may_still_deliver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = toy.create(tmp_path)
+    measured: list[str] = []
+
+    def slow(architecture: Architecture) -> Evaluation:
+        cached = study.store.get(architecture, toy.PROTOCOL.hash)
+        if cached is not None:
+            return cached
+        measured.append(architecture.id)
+        if len(measured) == 2:  # while this one works, another process repairs the study
+            monkeypatch.setattr("nas.study.ledger.is_dead", lambda *_: True)
+            assert toy.create(tmp_path).repair() == 1
+            monkeypatch.undo()
+        evaluation = toy.evaluate(architecture)
+        study.store.put(architecture, toy.PROTOCOL.hash, evaluation)
+        return evaluation
+
+    run(study, slow, space=toy.space(), budget=4, sampler="random")
+    assert len(architectures(study)) == len(set(architectures(study))) == 4
+    assert len(measured) == len(set(measured)) == 4
+    assert states(tmp_path).count(TrialState.FAIL) == 1
+    assert study.failures() == []
+
+
 def test_a_living_worker_is_not_taken_for_dead(tmp_path: Path) -> None:
     first = start(tmp_path, budget=3, seconds=0.5)
     while not begun(tmp_path):
