@@ -15,9 +15,7 @@ from nas.evaluation import EvaluationError
 from nas.front import recommend
 from nas.protocol import Protocol
 from nas.store import sqlite_path
-from nas.study import Outcome, Study, run
-from nas.study.ledger import check_name
-from nas.study.sampler import resolve_sampler
+from nas.study import Outcome, Study, check_name, resolve_sampler, run
 
 if TYPE_CHECKING:
     import torch

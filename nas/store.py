@@ -152,9 +152,34 @@ class Store:
 
     def put(self, architecture: Architecture, protocol_hash: str, evaluation: Evaluation) -> None:
         """Keep an evaluation; the first one kept stays."""
-        self._insert_once(_ARCHITECTURES, {"id": architecture.id}, {"json": architecture.to_json()})
+        self.keep(architecture)
         key = {"architecture_id": architecture.id, "protocol_hash": protocol_hash}
         self._insert_once(_EVALUATIONS, key, {"json": evaluation.to_json()})
+
+    def evaluations(self, protocol_hash: str) -> dict[str, Evaluation]:
+        """Return all that is known under a protocol, by architecture id."""
+        query = sa.select(_EVALUATIONS.c.architecture_id, _EVALUATIONS.c.json).where(
+            _EVALUATIONS.c.protocol_hash == protocol_hash
+        )
+        with self._engine.connect() as connection:
+            return {row.architecture_id: Evaluation.from_json(row.json) for row in connection.execute(query)}
+
+    def keep(self, architecture: Architecture) -> None:
+        """Keep an architecture, so that its id is enough to name it."""
+        self._insert_once(_ARCHITECTURES, {"id": architecture.id}, {"json": architecture.to_json()})
+
+    def architecture(self, identifier: str) -> Architecture:
+        """Return a kept architecture.
+
+        Raises:
+            StorageError: If the database does not hold it.
+        """
+        with self._engine.connect() as connection:
+            query = sa.select(_ARCHITECTURES.c.json).where(_ARCHITECTURES.c.id == identifier)
+            text = connection.execute(query).scalar_one_or_none()
+        if text is None:
+            raise StorageError(f"the database names the architecture {identifier}, but does not hold it")
+        return Architecture.from_json(text)
 
     def reference_ms(self, backbone: str, protocol_hash: str, measured_ms: float) -> float:
         """Return the bare backbone's latency under a protocol in ms: the first that was measured, for every caller."""

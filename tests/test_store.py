@@ -41,6 +41,21 @@ def test_the_first_evaluation_stays(store: Store) -> None:
     assert store.get(BARE, "p1") == first
 
 
+def test_architectures_are_kept_by_their_id(store: Store) -> None:
+    placed = Architecture(backbone="toy", placements=(Placement(stage=0, block="se"),))
+    store.keep(placed)
+    store.keep(placed)
+    assert store.architecture(placed.id) == placed
+    with pytest.raises(StorageError, match=f"names the architecture {BARE.id}, but does not hold it"):
+        store.architecture(BARE.id)
+
+
+def test_all_evaluations_under_a_protocol(store: Store) -> None:
+    store.put(BARE, "p1", toy.evaluate(BARE))
+    store.put(Architecture(backbone="other"), "p2", toy.evaluate(BARE))
+    assert store.evaluations("p1") == {BARE.id: toy.evaluate(BARE)}
+
+
 def test_the_first_reference_counts_for_all(store: Store) -> None:
     assert store.reference_ms("toy", "p1", 2.5) == 2.5
     assert store.reference_ms("toy", "p1", 9.0) == 2.5

@@ -1,8 +1,19 @@
 """The Optuna study: create, resume, propose, keep. The only package that imports Optuna; it does not know torch."""
 
-from nas.study.ledger import Study, StudyError
+from nas.study.binding import StudyError, check_name
+from nas.study.ledger import Study
 from nas.study.loop import Outcome, RunFailed, run
-from nas.study.sampler import SAMPLERS
+from nas.study.sampler import SAMPLERS, resolve_sampler
 from nas.study.storage import study_names
 
-__all__ = ["SAMPLERS", "Outcome", "RunFailed", "Study", "StudyError", "run", "study_names"]
+__all__ = [
+    "SAMPLERS",
+    "Outcome",
+    "RunFailed",
+    "Study",
+    "StudyError",
+    "check_name",
+    "resolve_sampler",
+    "run",
+    "study_names",
+]

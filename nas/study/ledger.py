@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import re
-import warnings
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import optuna
@@ -19,18 +16,15 @@ from nas.front import Row, mark_front
 from nas.protocol import Protocol
 from nas.space import ResolvedSpace
 from nas.store import Store
+from nas.study.binding import StudyError, bind, check_name, is_bound
 from nas.study.sampler import Known, Proposal, distributions
 from nas.study.storage import connect, connect_existing, lock
 from nas.study.worker import Worker, is_dead
 
-METRICS = ("accuracy", "latency_ms")
 INTERRUPTED = "interrupted"
 """How the reason of a trial begins that was cut off; its architecture is evaluated in another trial."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-class StudyError(ValueError):
-    """A study cannot be opened or resumed as asked; the message says why."""
+_PROPOSED = ("architecture", "placements", "control", "memory")
+"""Attributes that a trial has from its proposal, and hands on when it has to be repeated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +49,7 @@ class Study:
         self.url = url
         self.store = store
         self._storage = storage
+        self._architectures: dict[str, Architecture] = {}
         # The study's own sampler is never asked: proposals come from nas.study.sampler.
         self._study = optuna.load_study(study_name=name, storage=storage, sampler=optuna.samplers.RandomSampler(0))
 
@@ -68,26 +63,13 @@ class Study:
         """
         check_name(name)
         storage, store = connect(url)
-        # Compared as JSON, so that a tuple and the list that was read back are the same.
-        attributes = {"space": space.to_dict(), "protocol": protocol.to_dict()}
-        attributes = json.loads(json.dumps(attributes))
-        with lock(url, "ask"):
-            if name not in optuna.get_all_study_names(storage):
-                _make(name, storage, {**attributes, "space_hash": space.hash, "protocol_hash": protocol.hash})
-            study = cls(name, url, storage, store)
-            found = study._study.user_attrs
-        if "protocol" not in found:
-            study.close()
-            raise StudyError(f"study {name!r} was not made by this program; choose another name with --study")
-        changed = differences({key: found[key] for key in attributes}, attributes)
-        if changed:
-            study.close()
-            shown = "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
-            raise StudyError(
-                f"study {name!r} has another space or protocol ({shown}); "
-                "resume it with the same settings, or choose another name with --study"
-            )
-        return study
+        try:
+            with lock(url, "ask"):
+                bind(name, storage, space=space, protocol=protocol)
+            return cls(name, url, storage, store)
+        except BaseException:
+            _close(storage, store)
+            raise
 
     @classmethod
     def open(cls, name: str, url: str) -> Study:
@@ -98,21 +80,21 @@ class Study:
             StorageError: If the database cannot be used.
         """
         storage, store = connect_existing(url)
-        names = optuna.get_all_study_names(storage)
-        if name not in names:
-            storage.engine.dispose()
-            store.close()
-            raise StudyError(f"no study {name!r} in the database; its studies: {', '.join(names) or 'none'}")
-        study = cls(name, url, storage, store)
-        if "protocol" not in study._study.user_attrs:
-            study.close()
-            raise StudyError(f"study {name!r} was not made by this program")
-        return study
+        try:
+            names = sorted(optuna.get_all_study_names(storage))
+            if name not in names:
+                raise StudyError(f"no study {name!r} in the database; its studies: {', '.join(names) or 'none'}")
+            study = cls(name, url, storage, store)
+            if not is_bound(study._study):
+                raise StudyError(f"study {name!r} was not made by this program")
+            return study
+        except BaseException:
+            _close(storage, store)
+            raise
 
     def close(self) -> None:
         """Close the database's connections."""
-        self._storage.engine.dispose()
-        self.store.close()
+        _close(self._storage, self.store)
 
     @property
     def number(self) -> int:
@@ -124,6 +106,11 @@ class Study:
         """The protocol that the study is bound to."""
         return Protocol.from_dict(self._study.user_attrs["protocol"])
 
+    @cached_property
+    def protocol_hash(self) -> str:
+        """Hash of that protocol."""
+        return str(self._study.user_attrs["protocol_hash"])
+
     @property
     def space(self) -> dict[str, Any]:
         """The search space that the study is bound to, as JSON values."""
@@ -132,11 +119,20 @@ class Study:
 
     def rows(self) -> list[Row]:
         """Return the finished trials, those on the front marked."""
-        return mark_front([_row(trial) for trial in self._trials(TrialState.COMPLETE)])
+        evaluations = self.store.evaluations(self.protocol_hash)
+        trials = self._trials(TrialState.COMPLETE)
+        return mark_front([_row(trial, self.architecture(trial), evaluations[_id(trial)]) for trial in trials])
+
+    def architecture(self, trial: FrozenTrial | optuna.Trial) -> Architecture:
+        """Return the architecture of a trial."""
+        identifier = _id(trial)
+        if identifier not in self._architectures:
+            self._architectures[identifier] = self.store.architecture(identifier)
+        return self._architectures[identifier]
 
     def evaluation(self, trial: int) -> Evaluation:
         """Return all that was measured in a finished trial."""
-        return _evaluation(self._trials()[trial])
+        return self.store.evaluations(self.protocol_hash)[_id(self._trials()[trial])]
 
     def finished(self) -> int:
         """Return the number of distinct architectures that were evaluated to the end."""
@@ -149,24 +145,26 @@ class Study:
     def tally(self) -> Tally:
         """Return where the study stands, from one look at the database."""
         trials = [trial for trial in self._trials() if not _was_cut_off(trial)]
+        evaluations = self.store.evaluations(self.protocol_hash)
         return Tally(
-            finished=len({architecture_of(trial).id for trial in trials if trial.state == TrialState.COMPLETE}),
+            finished=len({_id(trial) for trial in trials if trial.state == TrialState.COMPLETE}),
             running=sum(trial.state == TrialState.RUNNING for trial in trials),
             waiting=sum(trial.state == TrialState.WAITING for trial in trials),
-            known=[_known(trial) for trial in trials],
+            known=[_known(trial, evaluations.get(_id(trial))) for trial in trials],
         )
 
     def claim(self, proposal: Proposal, worker: Worker, space: ResolvedSpace) -> optuna.Trial:
         """Start a trial for a proposal. Call it under :meth:`lock`."""
-        self._queue(
-            {
-                "placements": proposal.architecture.describe(),
-                "architecture": proposal.architecture.to_dict(),
-                "control": proposal.control,
-                "params": dict(proposal.params),
-                "memory": dict(proposal.memory),
-            }
-        )
+        self.store.keep(proposal.architecture)
+        attributes: dict[str, Any] = {
+            "architecture": proposal.architecture.id,
+            "placements": proposal.architecture.describe(),
+        }
+        if proposal.control:
+            attributes["control"] = proposal.control
+        if proposal.memory:
+            attributes["memory"] = dict(proposal.memory)
+        self._study.enqueue_trial(dict(proposal.params), user_attrs=attributes)
         trial = self.claim_waiting(worker, space)
         assert trial is not None  # it was queued a line above, under the lock
         return trial
@@ -176,14 +174,18 @@ class Study:
         waiting = self._trials(TrialState.WAITING)
         if not waiting:
             return None
-        trial = self._study.ask(distributions(space, waiting[0].user_attrs["params"]))
+        trial = self._study.ask(distributions(space, _params(waiting[0])))
         trial.set_user_attr("worker", worker.id)
         return trial
 
     def finish(self, trial: optuna.Trial, evaluation: Evaluation) -> bool:
-        """Record an evaluation. Returns False if the trial had been taken over because this worker seemed dead."""
+        """Record an evaluation. Returns False if the trial had been taken over because this worker seemed dead.
+
+        What was measured is kept before the trial is told, so that no crash in between can lose it.
+        """
+        self.store.put(self.architecture(trial), self.protocol_hash, evaluation)
         try:
-            trial.set_user_attr("evaluation", json.loads(evaluation.to_json()))
+            # For people who look; what counts is in the store.
             trial.set_user_attr("latency_ratio", evaluation.latency.ratio)
             trial.set_user_attr("parameters", evaluation.parameters)
             trial.set_user_attr("macs", evaluation.macs)
@@ -216,13 +218,10 @@ class Study:
     def requeue(self, trial: FrozenTrial | optuna.Trial, cause: str) -> None:
         """Fail a cut-off trial and queue its architecture again, in that order of safety: queued first."""
         frozen = self._trials()[trial.number]
-        architecture = architecture_of(frozen)
         others = self._trials(TrialState.WAITING, TrialState.COMPLETE)
-        if architecture.id not in {architecture_of(other).id for other in others}:
-            kept = {
-                key: frozen.user_attrs[key] for key in ("placements", "architecture", "control", "params", "memory")
-            }
-            self._queue({**kept, "retry_of": frozen.number})
+        if _id(frozen) not in {_id(other) for other in others}:
+            kept = {key: value for key, value in frozen.user_attrs.items() if key in _PROPOSED}
+            self._study.enqueue_trial(_params(frozen), user_attrs={**kept, "retry_of": frozen.number})
         self._storage.set_trial_user_attr(frozen._trial_id, "reason", f"{INTERRUPTED}: {cause}")
         self._study.tell(frozen.number, state=TrialState.FAIL, skip_if_finished=True)
 
@@ -230,38 +229,13 @@ class Study:
         """Return the lock under which trials are started and repaired: one process at a time."""
         return lock(self.url, "ask")
 
-    def _queue(self, attributes: dict[str, Any]) -> None:
-        self._study.enqueue_trial(attributes["params"], user_attrs=attributes)
-
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)
 
 
-def check_name(name: str) -> None:
-    """Raise unless a study's name can also be the name of its folder.
-
-    Raises:
-        StudyError: If it cannot.
-    """
-    if not _NAME.fullmatch(name):
-        rule = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 100"
-        raise StudyError(f"a study's name must be {rule}, but got {name!r}")
-
-
-def differences(old: object, new: object, where: str = "") -> list[str]:
-    """Return what differs between two JSON values, one short line each: ``protocol.epochs: 3 -> 5``."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        lines = []
-        for key in [*old, *(key for key in new if key not in old)]:
-            name = f"{where}.{key}" if where else str(key)
-            lines += differences(old.get(key, "absent"), new.get(key, "absent"), name)
-        return lines
-    return [] if old == new else [f"{where}: {_short(old)} -> {_short(new)}"]
-
-
-def architecture_of(trial: FrozenTrial) -> Architecture:
-    """Return the architecture of a trial."""
-    return Architecture.from_dict(trial.user_attrs["architecture"])
+def _close(storage: optuna.storages.RDBStorage, store: Store) -> None:
+    storage.engine.dispose()
+    store.close()
 
 
 def reason_of(trial: FrozenTrial) -> str:
@@ -269,53 +243,39 @@ def reason_of(trial: FrozenTrial) -> str:
     return str(trial.user_attrs.get("reason", "unknown"))
 
 
-def _make(name: str, storage: optuna.storages.RDBStorage, attributes: Mapping[str, Any]) -> None:
-    study = optuna.create_study(
-        study_name=name,
-        storage=storage,
-        directions=["maximize", "minimize"],
-        sampler=optuna.samplers.RandomSampler(0),
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names(list(METRICS))
-    for key, value in attributes.items():
-        study.set_user_attr(key, value)
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def _was_cut_off(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.FAIL and reason_of(trial).startswith(INTERRUPTED)
 
 
-def _evaluation(trial: FrozenTrial) -> Evaluation:
-    return Evaluation.from_json(json.dumps(trial.user_attrs["evaluation"]))
+def _id(trial: FrozenTrial | optuna.Trial) -> str:
+    identifier: str = trial.user_attrs["architecture"]
+    return identifier
 
 
-def _known(trial: FrozenTrial) -> Known:
+def _params(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the parameters of a trial; those of one that waits are not yet its own."""
+    params: dict[str, Any] = trial.params or trial.system_attrs.get("fixed_params", {})
+    return params
+
+
+def _known(trial: FrozenTrial, evaluation: Evaluation | None) -> Known:
     values = None
-    if trial.state == TrialState.COMPLETE:
-        evaluation = _evaluation(trial)
+    if trial.state == TrialState.COMPLETE and evaluation is not None:
         values = (evaluation.accuracy, evaluation.nominal_ms)
     return Known(
-        architecture=architecture_of(trial),
-        params=trial.user_attrs["params"],
+        id=_id(trial),
+        params=_params(trial),
         values=values,
         pending=trial.state in (TrialState.RUNNING, TrialState.WAITING),
-        memory=trial.user_attrs["memory"],
+        memory=trial.user_attrs.get("memory", {}),
     )
 
 
-def _row(trial: FrozenTrial) -> Row:
-    evaluation = _evaluation(trial)
+def _row(trial: FrozenTrial, architecture: Architecture, evaluation: Evaluation) -> Row:
     return Row(
         trial=trial.number,
-        architecture=architecture_of(trial),
-        control=trial.user_attrs["control"],
+        architecture=architecture,
+        control=trial.user_attrs.get("control", ""),
         accuracy=evaluation.accuracy,
         accuracy_low=evaluation.accuracy_low,
         accuracy_high=evaluation.accuracy_high,

@@ -105,7 +105,7 @@ def _next(
 
 def _evaluate(study: Study, trial: optuna.Trial, evaluate: Callable[[Architecture], Evaluation]) -> str:
     """Evaluate a trial's architecture and record what came of it. Returns the reason of a failure, or nothing."""
-    architecture = Architecture.from_dict(trial.user_attrs["architecture"])
+    architecture = study.architecture(trial)
     try:
         evaluation = evaluate(architecture)
     except KeyboardInterrupt:

@@ -35,7 +35,8 @@ _DRAWS = 1000
 class Known:
     """An architecture that is finished, failed or in work."""
 
-    architecture: Architecture
+    id: str
+    """The architecture's id."""
     params: Mapping[str, Any]
     """Optuna's parameters; empty for an architecture that the space does not contain."""
     values: tuple[float, float] | None
@@ -82,7 +83,7 @@ def propose(space: ResolvedSpace, known: Sequence[Known], *, sampler: str, seed:
         sampler: ``gp``, ``tpe``, ``nsga2`` or ``random``.
         seed: Seed of the search.
     """
-    seen = {entry.architecture.id for entry in known}
+    seen = {entry.id for entry in known}
     for control in space.controls():
         if control.architecture.id not in seen:
             return Proposal(architecture=control.architecture, params=control.choices, control=control.label)
@@ -92,7 +93,7 @@ def propose(space: ResolvedSpace, known: Sequence[Known], *, sampler: str, seed:
 
 def _ask(space: ResolvedSpace, known: Sequence[Known], *, sampler: str, seed: int) -> Proposal | None:
     """Ask the sampler until it proposes something new; None if it keeps proposing duplicates."""
-    finished = {entry.architecture.id: entry for entry in known}
+    by_id = {entry.id: entry for entry in known}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = _rebuild(space, known)
@@ -100,7 +101,7 @@ def _ask(space: ResolvedSpace, known: Sequence[Known], *, sampler: str, seed: in
             study.sampler = _make(sampler, _derive(seed, len(known), attempt))
             trial = study.ask()
             architecture = space.sample(trial.suggest_categorical)
-            duplicate = finished.get(architecture.id)
+            duplicate = by_id.get(architecture.id)
             if duplicate is None:
                 frozen = study.trials[trial.number]
                 memory = {key: value for key, value in frozen.system_attrs.items() if _is_memory(key)}

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from nas.architecture import Architecture
 from nas.evaluation import Evaluation, EvaluationError
 from nas.study import RunFailed, Study, StudyError, run
-from nas.study.ledger import differences
+from nas.study.binding import differences
 
 
 def states(folder: Path) -> list[TrialState]:
@@ -151,7 +151,7 @@ def test_a_budget_below_one_is_refused(tmp_path: Path) -> None:
 
 def test_another_space_or_protocol_is_refused_with_the_difference(tmp_path: Path) -> None:
     toy.create(tmp_path).close()
-    with pytest.raises(StudyError, match=r"blocks\.cbam: \{.*\} -> \"absent\""):
+    with pytest.raises(StudyError, match=r"blocks\.cbam: \{.* -> \"absent\""):
         toy.create(tmp_path, resolved=toy.space(("se", "eca", "simam")))
 
 
@@ -170,10 +170,18 @@ def test_an_unknown_study_is_refused_with_the_known_ones(tmp_path: Path) -> None
 
 def test_a_study_of_something_else_is_refused(tmp_path: Path) -> None:
     toy.create(tmp_path).close()
-    optuna.create_study(study_name="foreign", storage=toy.url(tmp_path))
+    optuna.create_study(study_name="foreign", storage=toy.url(tmp_path)).ask()
     for make in (lambda: Study.open("foreign", toy.url(tmp_path)), lambda: toy.create(tmp_path, "foreign")):
         with pytest.raises(StudyError, match="was not made by this program"):
             make()
+
+
+def test_a_study_whose_making_was_cut_off_is_made_to_the_end(tmp_path: Path) -> None:
+    toy.create(tmp_path).close()
+    optuna.create_study(study_name="half", storage=toy.url(tmp_path), directions=["maximize", "minimize"])
+    study = toy.create(tmp_path, "half")
+    run(study, toy.evaluate, space=toy.space(), budget=1)
+    assert study.protocol == toy.PROTOCOL
 
 
 def test_differences_name_the_path() -> None:

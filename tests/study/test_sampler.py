@@ -26,7 +26,7 @@ def search(
 def finished(proposal: Proposal) -> Known:
     evaluation = toy.evaluate(proposal.architecture)
     return Known(
-        architecture=proposal.architecture,
+        id=proposal.architecture.id,
         params=proposal.params,
         values=(evaluation.accuracy, evaluation.nominal_ms),
         memory=proposal.memory,
@@ -96,9 +96,9 @@ def test_pending_and_failed_architectures_are_not_proposed_again() -> None:
     assert proposal is not None
     blocked = [
         *known,
-        Known(architecture=proposal.architecture, params=proposal.params, values=None, pending=True),
+        Known(id=proposal.architecture.id, params=proposal.params, values=None, pending=True),
     ]
-    failed = [*known, Known(architecture=proposal.architecture, params=proposal.params, values=None)]
+    failed = [*known, Known(id=proposal.architecture.id, params=proposal.params, values=None)]
     for state in (blocked, failed):
         other = propose(space, state, sampler="random", seed=0)
         assert other is not None

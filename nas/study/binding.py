@@ -1,0 +1,85 @@
+"""What a study is bound to: a name, a search space and a protocol, which no later run may change."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from typing import Any
+
+import optuna
+
+from nas.protocol import Protocol
+from nas.space import ResolvedSpace
+
+METRICS = ("accuracy", "latency_ms")
+"""Names of the two objectives: the first is maximised, the second minimised."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_MARK = "protocol_hash"
+"""The attribute that is written last: a study without it was never finished being made, or is not ours."""
+
+
+class StudyError(ValueError):
+    """A study cannot be opened or resumed as asked; the message says why."""
+
+
+def check_name(name: str) -> None:
+    """Raise unless a study's name can also be the name of its folder.
+
+    Raises:
+        StudyError: If it cannot.
+    """
+    if not _NAME.fullmatch(name):
+        rule = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 100"
+        raise StudyError(f"a study's name must be {rule}, but got {name!r}")
+
+
+def bind(name: str, storage: optuna.storages.BaseStorage, *, space: ResolvedSpace, protocol: Protocol) -> None:
+    """Make a study, or check that the one of that name has the same space and protocol. Call it under a lock.
+
+    Raises:
+        StudyError: If it has others, with the difference, or is not ours.
+    """
+    # Compared as JSON, so that a tuple and the list that was read back are the same.
+    wanted: dict[str, Any] = json.loads(json.dumps({"protocol": protocol.to_dict(), "space": space.to_dict()}))
+    if name not in optuna.get_all_study_names(storage):
+        optuna.create_study(study_name=name, storage=storage, directions=["maximize", "minimize"])
+    study = optuna.load_study(study_name=name, storage=storage)
+    found = study.user_attrs
+    if _MARK not in found:
+        if study.get_trials(deepcopy=False) or len(study.directions) != len(METRICS):
+            raise StudyError(f"study {name!r} was not made by this program; choose another name with --study")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(list(METRICS))
+        for key, value in {**wanted, "space_hash": space.hash, _MARK: protocol.hash}.items():
+            study.set_user_attr(key, value)
+        return
+    changed = differences({key: found[key] for key in wanted}, wanted)
+    if changed:
+        shown = "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
+        raise StudyError(
+            f"study {name!r} has another space or protocol ({shown}); "
+            "resume it with the same settings, or choose another name with --study"
+        )
+
+
+def is_bound(study: optuna.Study) -> bool:
+    """Tell whether a study was made here."""
+    return _MARK in study.user_attrs
+
+
+def differences(old: object, new: object, where: str = "") -> list[str]:
+    """Return what differs between two JSON values, one short line each: ``protocol.epochs: 3 -> 5``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for key in [*old, *(key for key in new if key not in old)]:
+            name = f"{where}.{key}" if where else str(key)
+            lines += differences(old.get(key, "absent"), new.get(key, "absent"), name)
+        return lines
+    return [] if old == new else [f"{where}: {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
