@@ -153,7 +153,7 @@ def _search(arguments: argparse.Namespace) -> int:
 
 
 def _print_answer(study: Study, folder: Path) -> None:
-    from nas.front import front_table, recommend
+    from nas.answer import front_table, recommend
 
     rows = study.rows()
     print(f"\n{front_table(rows)}\n")
@@ -190,7 +190,8 @@ class _Progress:
 
 def _export(arguments: argparse.Namespace) -> int:
     from nas import export
-    from nas.front import pick, recommend
+    from nas.answer import recommend
+    from nas.front import pick
 
     study = _open(arguments)
     rows = study.rows()

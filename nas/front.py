@@ -16,8 +16,6 @@ BARE = "bare"
 """The control that is the backbone without any block."""
 PICKS = ("knee", "accuracy", "fastest", "trial:N", "latency<=X", "slowdown<=P%")
 """The forms that :func:`pick` understands; X is in milliseconds, P is relative to the bare backbone."""
-TABLE_WIDTH = 120
-_COLUMNS = "{:>5}  {:<19}  {:>10}  {:<20}  {:>6}  {}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +57,6 @@ class Row:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"trial {self.trial}: {name} must be a positive finite number, but got {value!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recommendation:
-    """The row to take, and why, in one sentence."""
-
-    row: Row
-    sentence: str
 
 
 def non_dominated(points: Sequence[tuple[float, float]]) -> list[bool]:
@@ -123,7 +113,7 @@ def knee(rows: Iterable[Row]) -> Row:
     Raises:
         ValueError: If there is no row.
     """
-    members = front(_some(rows))
+    members = front(at_least_one(rows))
     first, last = members[0], members[-1]
     latency_span, accuracy_span = last.latency_ms - first.latency_ms, last.accuracy - first.accuracy
     if latency_span <= 0 or accuracy_span <= 0:
@@ -146,12 +136,12 @@ def pick(rows: Iterable[Row], how: str) -> Row:
     Raises:
         ValueError: If ``how`` is none of these, if the trial has not finished, or if no row keeps to the limit.
     """
-    rows = _some(rows)
+    rows = at_least_one(rows)
     text = how.replace(" ", "")
     if text == "knee":
         return knee(rows)
     if text == "accuracy":
-        return min(rows, key=_most_accurate)
+        return min(rows, key=most_accurate)
     if text == "fastest":
         return front(rows)[0]
     if match := re.fullmatch(r"trial:(\d+)", text):
@@ -165,14 +155,14 @@ def pick(rows: Iterable[Row], how: str) -> Row:
     raise ValueError(f"pick must be one of {', '.join(PICKS)} (X in ms), but got {how!r}")
 
 
-def _some(rows: Iterable[Row]) -> list[Row]:
+def at_least_one(rows: Iterable[Row]) -> list[Row]:
     rows = list(rows)
     if not rows:
         raise ValueError("at least one trial must have finished, but there is none yet")
     return rows
 
 
-def _most_accurate(row: Row) -> tuple[float, float, int]:
+def most_accurate(row: Row) -> tuple[float, float, int]:
     """Sort key: the most accurate first, the faster of two equals, then the earlier trial."""
     return -row.accuracy, row.latency_ms, row.trial
 
@@ -190,135 +180,9 @@ def _trial(rows: list[Row], number: int) -> Row:
 def _within(rows: list[Row], value: Callable[[Row], float], limit: float, words: Callable[[float], str]) -> Row:
     feasible = [row for row in rows if value(row) <= limit]
     if feasible:
-        return min(feasible, key=_most_accurate)
+        return min(feasible, key=most_accurate)
     nearest = min(rows, key=lambda row: (value(row), row.trial))
     raise ValueError(
         f"no trial keeps to {words(limit)}; the nearest is trial {nearest.trial} with {words(value(nearest))}; "
         "allow more, or pick fastest"
     )
-
-
-def noise(row: Row, other: Row) -> float:
-    """Return how large a difference in accuracy the choice of validation images alone can make (95 %), as a fraction.
-
-    The distance from the better row to its interval's lower end and from the worse row to its upper end, added as
-    independent errors. It is conservative, as both models saw the same images; it covers neither the training seed nor
-    that the best of many trials was taken.
-
-    Source: R. G. Newcombe, "Interval estimation for the difference between independent proportions", Statistics in
-    Medicine 17 (1998), method 10.
-    """
-    better, worse = (row, other) if row.accuracy >= other.accuracy else (other, row)
-    return math.hypot(better.accuracy - better.accuracy_low, worse.accuracy_high - worse.accuracy)
-
-
-def recommend(rows: Iterable[Row]) -> Recommendation:
-    """Recommend one row: the fastest of those that beat the bare backbone beyond noise, if not clearly below the best.
-
-    Among the front's members that beat the bare backbone by more than :func:`noise`, the fastest whose accuracy is
-    within noise of the most accurate of them. Where none does, the bare backbone itself: adding nothing is an answer.
-
-    Raises:
-        ValueError: If there is no row.
-    """
-    rows = _some(rows)
-    bare, members = bare_row(rows), front(rows)
-    if bare is not None:
-        members = [row for row in members if row.accuracy - bare.accuracy > noise(row, bare)]
-        if not members:
-            return Recommendation(row=bare, sentence=_add_nothing(bare, [row for row in rows if row.control != BARE]))
-    best = min(members, key=_most_accurate)
-    row = next(row for row in members if best.accuracy - row.accuracy <= noise(best, row))
-    sentence = f"Take trial {row.trial} ({row.architecture.describe()}): {accuracy_text(row)} % accuracy at "
-    sentence += f"{ms_text(row.latency_ms)} ms, {ratio_text(row)} times the latency of the bare backbone"
-    if bare is None:
-        return Recommendation(
-            row=row,
-            sentence=f"{sentence}; the bare backbone has not finished yet, so it is open whether adding a block pays.",
-        )
-    gain, limit = _points(row.accuracy - bare.accuracy, noise(row, bare))
-    sentence += f"; it is {gain} percentage points more accurate than the bare backbone, and the choice of validation "
-    return Recommendation(row=row, sentence=f"{sentence}images alone explains at most {limit} points (95 %).")
-
-
-def _add_nothing(bare: Row, others: list[Row]) -> str:
-    """Return the sentence that recommends the bare backbone."""
-    sentence = f"Add nothing: the bare backbone (trial {bare.trial}) has {accuracy_text(bare)} % accuracy at "
-    sentence += f"{ms_text(bare.latency_ms)} ms"
-    if not others:
-        return f"{sentence}, and no other trial has finished yet."
-    best = min(others, key=_most_accurate)
-    gain, limit = _points(best.accuracy - bare.accuracy, noise(best, bare))
-    named = (
-        f"trial {best.trial} ({best.architecture.describe()}) with {accuracy_text(best)} % at {ratio_text(best)} times"
-    )
-    sentence += f", and the most accurate alternative, {named} the latency, "
-    if best.accuracy <= bare.accuracy:
-        return f"{sentence}is not more accurate."
-    return (
-        f"{sentence}is only {gain} percentage points more accurate, while the choice of validation images alone can "
-        f"make {limit} points (95 %)."
-    )
-
-
-def _points(gain: float, limit: float) -> tuple[str, str]:
-    """Return two fractions in percentage points, with as many decimals as tell them apart."""
-    for digits in (1, 2, 3):
-        texts = f"{gain * 100:.{digits}f}", f"{limit * 100:.{digits}f}"
-        if texts[0] != texts[1]:
-            break
-    return texts
-
-
-def accuracy_text(row: Row) -> str:
-    """Return the accuracy and its interval in percent, such as ``94.2 [92.1, 95.8]``."""
-    return f"{row.accuracy * 100:.1f} [{row.accuracy_low * 100:.1f}, {row.accuracy_high * 100:.1f}]"
-
-
-def ratio_text(row: Row) -> str:
-    """Return the latency ratio and its interval, such as ``1.083 [1.071, 1.094]``."""
-    return f"{row.latency_ratio:.3f} [{row.ratio_low:.3f}, {row.ratio_high:.3f}]"
-
-
-def ms_text(milliseconds: float) -> str:
-    """Return a time with four significant digits and no exponent, such as ``3.214``."""
-    return f"{milliseconds:.{max(0, 3 - math.floor(math.log10(milliseconds)))}f}"
-
-
-def count_text(count: int) -> str:
-    """Return a count with three significant digits and its unit, such as ``11.2 M``."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size * 0.9995:  # 999,600 is 1.00 M, not 1000 k
-            return f"{count / size:#.3g} {unit}".replace(". ", " ")
-    return str(count)
-
-
-def front_table(rows: Iterable[Row]) -> str:
-    """Return the front as plain text, fastest first, and the controls that are dominated beneath it."""
-    rows = list(rows)
-    if not rows:
-        return "No trial has finished yet."
-    members = front(rows)
-    on_front = {row.trial for row in members}
-    beaten = sorted((row for row in rows if row.control and row.trial not in on_front), key=_most_accurate)
-    lines = [f"front: {len(members)} of {len(rows)} finished trials; [low, high] is the 95 % interval"]
-    lines += [_COLUMNS.format("trial", "accuracy %", "latency ms", "ratio to bare", "params", "architecture").rstrip()]
-    lines += [line for row in members for line in _table_lines(row)]
-    if beaten:
-        lines += ["controls that are not on the front:", *(line for row in beaten for line in _table_lines(row))]
-    return "\n".join(lines)
-
-
-def _table_lines(row: Row) -> list[str]:
-    """Return the lines of one row; the placements continue beneath each other where they exceed the width."""
-    figures = (row.trial, accuracy_text(row), ms_text(row.latency_ms), ratio_text(row), count_text(row.parameters))
-    words = [f"{row.control}:"] if row.control not in ("", BARE) else []
-    words += row.architecture.describe().replace("; ", ";\n").split("\n")
-    room = TABLE_WIDTH - len(_COLUMNS.format(*figures, ""))
-    wrapped = words[:1]
-    for word in words[1:]:
-        if len(wrapped[-1]) + 1 + len(word) <= room:
-            wrapped[-1] += f" {word}"
-        else:
-            wrapped.append(word)
-    return [_COLUMNS.format(*figures, wrapped[0]), *(_COLUMNS.format("", "", "", "", "", line) for line in wrapped[1:])]

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from nas import files
-from nas.front import BARE, Row, accuracy_text, bare_row, count_text, front, mark_front, ms_text, ratio_text, recommend
+from nas.answer import accuracy_text, count_text, ms_text, ratio_text, recommend
+from nas.front import BARE, Row, front, mark_front
+from nas.pareto import ParetoData, hover_text, label, latency_interval, pareto_data
 
 FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "latency_ms", "latency_ratio", "ratio_low", "ratio_high")
 CSV_COLUMNS = ("trial", "architecture", *FIGURES, "parameters", "macs", "on_front", "control", "placements")
@@ -26,12 +25,6 @@ CSV_COLUMNS = ("trial", "architecture", *FIGURES, "parameters", "macs", "on_fron
 # Okabe and Ito's palette, which colour-blind readers can tell apart; every group has its own symbol as well.
 MUTED, BLUE, ORANGE, BLACK = "#9A9A9A", "#0072B2", "#E69F00", "#000000"
 CONTROL_STYLES = (("#009E73", "square"), ("#D55E00", "diamond"), ("#CC79A7", "triangle-up"), ("#56B4E9", "cross"))
-PLOT_SIZES_PX = ((290.0, 330.0), (1090.0, 420.0))
-"""Width and height of the plotting area on a phone and on a desk; a label must be free on both."""
-DIRECTIONS = ((1, 1), (1, -1), (-1, 1), (-1, -1), (0.4, 1), (-0.4, 1), (0.4, -1), (-0.4, -1))
-"""Where a label may stand: to the right of its marker, and above it."""
-Box = tuple[float, float, float, float]
-"""Left, bottom, right, top."""
 # No menu entry may send the figure anywhere: plotly.js offers to upload it to its makers' server by default.
 PLOT_CONFIG = {
     "responsive": True,
@@ -39,153 +32,6 @@ PLOT_CONFIG = {
     "showSendToCloud": False,
     "modeBarButtonsToRemove": ["sendChartToCloud", "select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
 }
-
-
-class Axes(NamedTuple):
-    """The ranges of the two axes."""
-
-    x: tuple[float, float]
-    """Latency, in ms."""
-    y: tuple[float, float]
-    """Accuracy, in percent."""
-
-    def pixels(self, latency_ms: float, accuracy: float, size: tuple[float, float]) -> tuple[float, float]:
-        """Return where a point lies, from the lower left corner of a plotting area of that size."""
-        x = (latency_ms - self.x[0]) / (self.x[1] - self.x[0]) * size[0]
-        return x, (100 * accuracy - self.y[0]) / (self.y[1] - self.y[0]) * size[1]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParetoData:
-    """What the plot of accuracy against latency shows, before anything is drawn."""
-
-    others: list[Row]
-    """Finished trials that are neither on the front nor a control."""
-    front: list[Row]
-    """The front, from the fastest to the slowest; controls may be among it."""
-    controls: list[Row]
-    """The bare backbone first, then the uniform controls."""
-    recommended: Row | None
-    """The recommended row, ``None`` where nothing has finished."""
-    stages: tuple[int, ...]
-    """Every stage at which any row has a block."""
-    axes: Axes
-    """Ranges that hold every point and every interval that is drawn."""
-    ratio_ticks: list[tuple[float, str]]
-    """Ticks of the upper axis: position in ms, and ratio to the bare backbone in words; empty without a bare row."""
-    labels: dict[int, tuple[int, int]]
-    """Where the label of each control stands, by trial: pixels to the right of its marker and above it."""
-
-
-def pareto_data(rows: Iterable[Row]) -> ParetoData:
-    """Sort the rows into what the plot shows; needs no plotly."""
-    rows = mark_front(rows)
-    bare = bare_row(rows)
-    controls = sorted((row for row in rows if row.control), key=lambda row: (row.control != BARE, row.trial))
-    marked = [row for row in rows if row.on_front or row.control]
-    axes = Axes(
-        _padded([row.latency_ms for row in rows] + [end for row in marked for end in _latency_interval(row)]),
-        _padded([100 * row.accuracy for row in rows] + [100 * end for row in marked for end in _interval(row)]),
-    )
-    return ParetoData(
-        others=[row for row in rows if not (row.on_front or row.control)],
-        front=front(rows),
-        controls=controls,
-        recommended=recommend(rows).row if rows else None,
-        stages=tuple(sorted({placement.stage for row in rows for placement in row.architecture.placements})),
-        axes=axes,
-        ratio_ticks=_ratio_ticks(axes.x, bare.latency_ms / bare.latency_ratio) if bare else [],
-        labels=_place_labels(controls, rows, axes),
-    )
-
-
-def _interval(row: Row) -> tuple[float, float]:
-    return row.accuracy_low, row.accuracy_high
-
-
-def _latency_interval(row: Row) -> tuple[float, float]:
-    """Return the interval of the ratio, scaled to the row's latency in ms."""
-    unit = row.latency_ms / row.latency_ratio
-    return unit * row.ratio_low, unit * row.ratio_high
-
-
-def _padded(values: Sequence[float]) -> tuple[float, float]:
-    """Return a range that holds the values with a margin, also where they are all equal or there are none."""
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    margin = 0.07 * (high - low) or 0.05 * abs(high) or 0.05
-    return low - margin, high + margin
-
-
-def _ratio_ticks(x_range: tuple[float, float], unit_ms: float) -> list[tuple[float, str]]:
-    """Return at most six round ratios within the axis, each with its place in ms."""
-    low, high = x_range[0] / unit_ms, x_range[1] / unit_ms
-    power = 10.0 ** math.floor(math.log10(high - low))
-    step = next(power * factor for factor in (0.1, 0.2, 0.5, 1, 2) if (high - low) / (power * factor) <= 5)
-    ratios = [round(step * k, 9) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
-    return [(ratio * unit_ms, f"{ratio:g}×") for ratio in ratios]
-
-
-def _place_labels(controls: Sequence[Row], rows: Sequence[Row], axes: Axes) -> dict[int, tuple[int, int]]:
-    """Choose for each control's label, one after the other, the near place with the fewest collisions."""
-    obstacles = [_obstacles(rows, axes, size) for size in PLOT_SIZES_PX]
-    chosen = {}
-    for row in controls:
-        options = []
-        for distance, (right, up) in itertools.product((24, 40, 60, 84), DIRECTIONS):
-            shift = round(distance * right), round(distance * up)
-            cost = distance / 30  # a longer line is worth less than one collision avoided
-            for size, weighted in zip(PLOT_SIZES_PX, obstacles, strict=True):
-                box = _label_box(row, shift, axes, size)
-                outside = box[0] < 0 or box[1] < 0 or box[2] > size[0] or box[3] > size[1]
-                cost += 20 * outside + sum(weight for weight, other in weighted if _overlap(box, other))
-            options.append((cost, shift))
-        _, chosen[row.trial] = min(options, key=lambda option: option[0])
-        for size, weighted in zip(PLOT_SIZES_PX, obstacles, strict=True):
-            weighted.append((10.0, _label_box(row, chosen[row.trial], axes, size)))
-    return chosen
-
-
-def _obstacles(rows: Sequence[Row], axes: Axes, size: tuple[float, float]) -> list[tuple[float, Box]]:
-    """Return the markers, and the accuracy bars of those that have one, each with what covering it costs."""
-    boxes = []
-    for row in rows:
-        x, y = axes.pixels(row.latency_ms, row.accuracy, size)
-        drawn_large = row.on_front or row.control
-        boxes.append((2.0 if drawn_large else 1.0, (x - 7, y - 7, x + 7, y + 7)))
-        if drawn_large:
-            low, high = (axes.pixels(row.latency_ms, end, size)[1] for end in _interval(row))
-            boxes.append((0.4, (x - 1, low, x + 1, high)))
-    return boxes
-
-
-def _label_box(row: Row, shift: tuple[int, int], axes: Axes, size: tuple[float, float]) -> Box:
-    x, y = axes.pixels(row.latency_ms, row.accuracy, size)
-    half = 4.5 * len(_label(row)) + 3
-    return x + shift[0] - half, y + shift[1] - 10, x + shift[0] + half, y + shift[1] + 10
-
-
-def _overlap(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def _label(row: Row) -> str:
-    return row.control.removesuffix(" everywhere")
-
-
-def hover_text(row: Row, stages: Sequence[int]) -> str:
-    """Return what the plot tells about one row, one line per stage; every name is escaped."""
-    blocks: dict[int, list[str]] = {stage: [] for stage in stages}
-    for placement in row.architecture.placements:
-        where = [] if placement.position == "after_stage" else [placement.position]
-        options = [f"{name}={value}" for name, value in placement.options.items()]
-        blocks.setdefault(placement.stage, []).append(" ".join([placement.block, *where, *options]))
-    named = f" ({row.control})" if row.control else ""
-    lines = [f"<b>trial {row.trial}{escape(named)}</b>"]
-    lines += [f"stage {stage}: {escape(' + '.join(names) or 'none')}" for stage, names in sorted(blocks.items())]
-    lines += [f"accuracy {accuracy_text(row)} %", f"latency {ms_text(row.latency_ms)} ms"]
-    lines += [f"ratio to bare {ratio_text(row)}"]
-    lines += [f"{count_text(row.parameters)} parameters, {count_text(row.macs)} MACs"]
-    return "<br>".join(lines)
 
 
 def pareto_figure(rows: Iterable[Row], *, title: str = "", subtitle: str = "") -> Any:
@@ -231,7 +77,7 @@ def _with_errors(trace: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     """Return the trace with the 95 % intervals of accuracy and latency."""
     style = {"type": "data", "symmetric": False, "thickness": 1.2, "width": 3}
     style["color"] = f"rgba({', '.join(str(int(trace['marker']['color'][i : i + 2], 16)) for i in (1, 3, 5))}, 0.6)"
-    low, high = zip(*map(_latency_interval, rows), strict=True) if rows else ((), ())
+    low, high = zip(*map(latency_interval, rows), strict=True) if rows else ((), ())
     up_x = [max(0.0, end - row.latency_ms) for row, end in zip(rows, high, strict=True)]
     down_x = [max(0.0, row.latency_ms - end) for row, end in zip(rows, low, strict=True)]
     up_y = [100 * (row.accuracy_high - row.accuracy) for row in rows]
@@ -268,7 +114,7 @@ def _annotation(row: Row, shift: tuple[int, int]) -> dict[str, Any]:
     """Return the label of a control, tied to its marker by a thin line."""
     place = {"x": row.latency_ms, "y": 100 * row.accuracy, "ax": shift[0], "ay": -shift[1]}
     line = {"showarrow": True, "arrowhead": 0, "arrowwidth": 1, "arrowcolor": "#555555", "standoff": 8}
-    return {**place, **line, "text": escape(_label(row)), "bgcolor": "rgba(255, 255, 255, 0.8)", "borderpad": 1}
+    return {**place, **line, "text": escape(label(row)), "bgcolor": "rgba(255, 255, 255, 0.8)", "borderpad": 1}
 
 
 def write_pareto(rows: Iterable[Row], path: str | Path, *, title: str, facts: Mapping[str, str]) -> None:

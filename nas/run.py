@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas import export, files, report, space
+from nas.answer import recommend
 from nas.evaluation import EvaluationError
-from nas.front import recommend
 from nas.protocol import Protocol
 from nas.store import sqlite_path
 from nas.study import Outcome, Study, check_name, resolve_sampler, run

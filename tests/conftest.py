@@ -10,5 +10,5 @@ from pathlib import Path
 # machine. Set before torch is imported, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# tests/study/toy.py is imported by several test files and run as a script by the kill tests.
-sys.path.insert(0, str(Path(__file__).parent / "study"))
+# tests/rows.py and tests/study/toy.py are imported by several test files; the kill tests run toy.py as a script.
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "study")]

@@ -14,11 +14,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from nas import report
+from nas import pareto, report
+from nas.answer import recommend
 from nas.architecture import Architecture, Placement
 from nas.evaluation import wilson_interval
-from nas.front import Row, front, recommend
-from nas.report import hover_text, pareto_data, pareto_figure, write_front_csv, write_pareto
+from nas.front import Row, front
+from nas.pareto import hover_text, pareto_data
+from nas.report import pareto_figure, write_front_csv, write_pareto
 
 CONTROLS = ("bare", "se everywhere", "eca everywhere", "cbam everywhere")
 HOSTILE = "<script>alert('x')</script> & \"y\""
@@ -157,12 +159,12 @@ def test_upper_axis_shows_round_ratios_to_the_bare_backbone() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_labels_do_not_overlap_on_a_phone_or_a_desk(seed: int) -> None:
     data = pareto_data(make_rows(40, seed))
-    for size in report.PLOT_SIZES_PX:
-        boxes = [report._label_box(row, data.labels[row.trial], data.axes, size) for row in data.controls]
+    for size in pareto.PLOT_SIZES_PX:
+        boxes = [pareto.label_box(row, data.labels[row.trial], data.axes, size) for row in data.controls]
         for k, box in enumerate(boxes):
             assert box[0] >= 0
             assert box[2] <= size[0]
-            assert not any(report._overlap(box, other) for other in boxes[:k])
+            assert not any(pareto.overlap(box, other) for other in boxes[:k])
 
 
 def test_hover_tells_the_placement_of_every_stage() -> None:

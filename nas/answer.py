@@ -1,0 +1,146 @@
+"""The answer in words: which architecture to take, what it gains and costs, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nas.front import BARE, Row, at_least_one, bare_row, front, most_accurate
+
+TABLE_WIDTH = 120
+_COLUMNS = "{:>5}  {:<19}  {:>10}  {:<20}  {:>6}  {}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendation:
+    """The row to take, and why, in one sentence."""
+
+    row: Row
+    sentence: str
+
+
+def noise(row: Row, other: Row) -> float:
+    """Return how large a difference in accuracy the choice of validation images alone can make (95 %), as a fraction.
+
+    The distance from the better row to its interval's lower end and from the worse row to its upper end, added as
+    independent errors. It is conservative, as both models saw the same images; it covers neither the training seed nor
+    that the best of many trials was taken.
+
+    Source: R. G. Newcombe, "Interval estimation for the difference between independent proportions", Statistics in
+    Medicine 17 (1998), method 10.
+    """
+    better, worse = (row, other) if row.accuracy >= other.accuracy else (other, row)
+    return math.hypot(better.accuracy - better.accuracy_low, worse.accuracy_high - worse.accuracy)
+
+
+def recommend(rows: Iterable[Row]) -> Recommendation:
+    """Recommend one row: the fastest of those that beat the bare backbone beyond noise, if not clearly below the best.
+
+    Among the front's members that beat the bare backbone by more than :func:`noise`, the fastest whose accuracy is
+    within noise of the most accurate of them. Where none does, the bare backbone itself: adding nothing is an answer.
+
+    Raises:
+        ValueError: If there is no row.
+    """
+    rows = at_least_one(rows)
+    bare, members = bare_row(rows), front(rows)
+    if bare is not None:
+        members = [row for row in members if row.accuracy - bare.accuracy > noise(row, bare)]
+        if not members:
+            return Recommendation(row=bare, sentence=_add_nothing(bare, [row for row in rows if row.control != BARE]))
+    best = min(members, key=most_accurate)
+    row = next(row for row in members if best.accuracy - row.accuracy <= noise(best, row))
+    sentence = f"Take trial {row.trial} ({row.architecture.describe()}): {accuracy_text(row)} % accuracy at "
+    sentence += f"{ms_text(row.latency_ms)} ms, {ratio_text(row)} times the latency of the bare backbone"
+    if bare is None:
+        return Recommendation(
+            row=row,
+            sentence=f"{sentence}; the bare backbone has not finished yet, so it is open whether adding a block pays.",
+        )
+    gain, limit = _points(row.accuracy - bare.accuracy, noise(row, bare))
+    sentence += f"; it is {gain} percentage points more accurate than the bare backbone, and the choice of validation "
+    return Recommendation(row=row, sentence=f"{sentence}images alone explains at most {limit} points (95 %).")
+
+
+def _add_nothing(bare: Row, others: list[Row]) -> str:
+    """Return the sentence that recommends the bare backbone."""
+    sentence = f"Add nothing: the bare backbone (trial {bare.trial}) has {accuracy_text(bare)} % accuracy at "
+    sentence += f"{ms_text(bare.latency_ms)} ms"
+    if not others:
+        return f"{sentence}, and no other trial has finished yet."
+    best = min(others, key=most_accurate)
+    gain, limit = _points(best.accuracy - bare.accuracy, noise(best, bare))
+    named = (
+        f"trial {best.trial} ({best.architecture.describe()}) with {accuracy_text(best)} % at {ratio_text(best)} times"
+    )
+    sentence += f", and the most accurate alternative, {named} the latency, "
+    if best.accuracy <= bare.accuracy:
+        return f"{sentence}is not more accurate."
+    return (
+        f"{sentence}is only {gain} percentage points more accurate, while the choice of validation images alone can "
+        f"make {limit} points (95 %)."
+    )
+
+
+def _points(gain: float, limit: float) -> tuple[str, str]:
+    """Return two fractions in percentage points, with as many decimals as tell them apart."""
+    for digits in (1, 2, 3):
+        texts = f"{gain * 100:.{digits}f}", f"{limit * 100:.{digits}f}"
+        if texts[0] != texts[1]:
+            break
+    return texts
+
+
+def accuracy_text(row: Row) -> str:
+    """Return the accuracy and its interval in percent, such as ``94.2 [92.1, 95.8]``."""
+    return f"{row.accuracy * 100:.1f} [{row.accuracy_low * 100:.1f}, {row.accuracy_high * 100:.1f}]"
+
+
+def ratio_text(row: Row) -> str:
+    """Return the latency ratio and its interval, such as ``1.083 [1.071, 1.094]``."""
+    return f"{row.latency_ratio:.3f} [{row.ratio_low:.3f}, {row.ratio_high:.3f}]"
+
+
+def ms_text(milliseconds: float) -> str:
+    """Return a time with four significant digits and no exponent, such as ``3.214``."""
+    return f"{milliseconds:.{max(0, 3 - math.floor(math.log10(milliseconds)))}f}"
+
+
+def count_text(count: int) -> str:
+    """Return a count with three significant digits and its unit, such as ``11.2 M``."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size * 0.9995:  # 999,600 is 1.00 M, not 1000 k
+            return f"{count / size:#.3g} {unit}".replace(". ", " ")
+    return str(count)
+
+
+def front_table(rows: Iterable[Row]) -> str:
+    """Return the front as plain text, fastest first, and the controls that are dominated beneath it."""
+    rows = list(rows)
+    if not rows:
+        return "No trial has finished yet."
+    members = front(rows)
+    on_front = {row.trial for row in members}
+    beaten = sorted((row for row in rows if row.control and row.trial not in on_front), key=most_accurate)
+    lines = [f"front: {len(members)} of {len(rows)} finished trials; [low, high] is the 95 % interval"]
+    lines += [_COLUMNS.format("trial", "accuracy %", "latency ms", "ratio to bare", "params", "architecture").rstrip()]
+    lines += [line for row in members for line in _table_lines(row)]
+    if beaten:
+        lines += ["controls that are not on the front:", *(line for row in beaten for line in _table_lines(row))]
+    return "\n".join(lines)
+
+
+def _table_lines(row: Row) -> list[str]:
+    """Return the lines of one row; the placements continue beneath each other where they exceed the width."""
+    figures = (row.trial, accuracy_text(row), ms_text(row.latency_ms), ratio_text(row), count_text(row.parameters))
+    words = [f"{row.control}:"] if row.control not in ("", BARE) else []
+    words += row.architecture.describe().replace("; ", ";\n").split("\n")
+    room = TABLE_WIDTH - len(_COLUMNS.format(*figures, ""))
+    wrapped = words[:1]
+    for word in words[1:]:
+        if len(wrapped[-1]) + 1 + len(word) <= room:
+            wrapped[-1] += f" {word}"
+        else:
+            wrapped.append(word)
+    return [_COLUMNS.format(*figures, wrapped[0]), *(_COLUMNS.format("", "", "", "", "", line) for line in wrapped[1:])]
