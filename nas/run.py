@@ -194,7 +194,6 @@ def make_protocol(settings: Settings, splits: Splits, device: torch.device) -> P
     from nas.latency import device_words
 
     embedded = settings.data == "digits"
-    cuda = device.type == "cuda"
     rates = {"sgd": 0.1, "adamw": 0.003}
     return Protocol(
         data=Path(settings.data).name if Path(settings.data).exists() else settings.data,
@@ -210,12 +209,19 @@ def make_protocol(settings: Settings, splits: Splits, device: torch.device) -> P
         weight_decay=settings.weight_decay,
         label_smoothing=settings.label_smoothing,
         augmentation=settings.augmentation or ("shift" if embedded else "shift+flip"),
-        precision=settings.precision or ("bfloat16" if cuda else "float32"),
+        precision=settings.precision or ("bfloat16" if _has_bfloat16(device) else "float32"),
         channels_last=device.type in ("cpu", "cuda"),  # quicker on both for nearly every convolutional backbone
         seed=settings.seed,
         device=device_words(device),
         latency_batch_size=settings.latency_batch_size,
     )
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device computes in bfloat16 itself. Older GPUs emulate it, and a CPU is rarely quicker with it."""
+    import torch
+
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def write_files(study: Study, folder: Path) -> None:
