@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from nas.front import BARE, Row, at_least_one, bare_row, front, most_accurate
 
@@ -20,18 +21,26 @@ class Recommendation:
     sentence: str
 
 
-def noise(row: Row, other: Row) -> float:
+def noise(row: Row, other: Row, comparisons: int = 1) -> float:
     """Return how large a difference in accuracy the choice of validation images alone can make (95 %), as a fraction.
 
     The distance from the better row to its interval's lower end and from the worse row to its upper end, added as
-    independent errors. It is conservative, as both models saw the same images; it covers neither the training seed nor
-    that the best of many trials was taken.
+    independent errors; and widened where the difference is the largest of several, as one of many equals looks better
+    by chance. It is conservative, as both models saw the same images; it does not cover the training seed.
 
-    Source: R. G. Newcombe, "Interval estimation for the difference between independent proportions", Statistics in
-    Medicine 17 (1998), method 10.
+    Sources: R. G. Newcombe, "Interval estimation for the difference between independent proportions", Statistics in
+    Medicine 17 (1998), method 10; Z. Sidak, "Rectangular confidence regions for the means of multivariate normal
+    distributions", JASA 62 (1967).
+
+    Args:
+        row: One finished trial.
+        other: Another one.
+        comparisons: Among how many differences this one was picked.
     """
     better, worse = (row, other) if row.accuracy >= other.accuracy else (other, row)
-    return math.hypot(better.accuracy - better.accuracy_low, worse.accuracy_high - worse.accuracy)
+    single = math.hypot(better.accuracy - better.accuracy_low, worse.accuracy_high - worse.accuracy)
+    quantile = NormalDist().inv_cdf
+    return single * quantile((1 + 0.95 ** (1 / comparisons)) / 2) / quantile(0.975)
 
 
 def recommend(rows: Iterable[Row]) -> Recommendation:
@@ -45,10 +54,11 @@ def recommend(rows: Iterable[Row]) -> Recommendation:
     """
     rows = at_least_one(rows)
     bare, members = bare_row(rows), front(rows)
+    others = [row for row in rows if row is not bare]
     if bare is not None:
-        members = [row for row in members if row.accuracy - bare.accuracy > noise(row, bare)]
+        members = [row for row in members if row.accuracy - bare.accuracy > noise(row, bare, max(1, len(others)))]
         if not members:
-            return Recommendation(row=bare, sentence=_add_nothing(bare, [row for row in rows if row.control != BARE]))
+            return Recommendation(row=bare, sentence=_add_nothing(bare, others))
     best = min(members, key=most_accurate)
     row = next(row for row in members if best.accuracy - row.accuracy <= noise(best, row))
     sentence = f"Take trial {row.trial} ({row.architecture.describe()}): {accuracy_text(row)} % accuracy at "
@@ -56,11 +66,11 @@ def recommend(rows: Iterable[Row]) -> Recommendation:
     if bare is None:
         return Recommendation(
             row=row,
-            sentence=f"{sentence}; the bare backbone has not finished yet, so it is open whether adding a block pays.",
+            sentence=f"{sentence}; the bare backbone was not evaluated, so it is open whether adding a block pays.",
         )
-    gain, limit = _points(row.accuracy - bare.accuracy, noise(row, bare))
-    sentence += f"; it is {gain} percentage points more accurate than the bare backbone, and the choice of validation "
-    return Recommendation(row=row, sentence=f"{sentence}images alone explains at most {limit} points (95 %).")
+    gain, limit = _points(row.accuracy - bare.accuracy, noise(row, bare, max(1, len(others))))
+    sentence += f"; it is {gain} percentage points more accurate than the bare backbone. {_limit(limit, len(others))}"
+    return Recommendation(row=row, sentence=sentence)
 
 
 def _add_nothing(bare: Row, others: list[Row]) -> str:
@@ -70,16 +80,22 @@ def _add_nothing(bare: Row, others: list[Row]) -> str:
     if not others:
         return f"{sentence}, and no other trial has finished yet."
     best = min(others, key=most_accurate)
-    gain, limit = _points(best.accuracy - bare.accuracy, noise(best, bare))
+    gain, limit = _points(best.accuracy - bare.accuracy, noise(best, bare, len(others)))
     named = (
         f"trial {best.trial} ({best.architecture.describe()}) with {accuracy_text(best)} % at {ratio_text(best)} times"
     )
     sentence += f", and the most accurate alternative, {named} the latency, "
     if best.accuracy <= bare.accuracy:
         return f"{sentence}is not more accurate."
+    return f"{sentence}is only {gain} percentage points more accurate. {_limit(limit, len(others))}"
+
+
+def _limit(points: str, count: int) -> str:
+    """Return the sentence that says what chance can do."""
+    of_how_many = "" if count == 1 else f" in the best of {count}"
     return (
-        f"{sentence}is only {gain} percentage points more accurate, while the choice of validation images alone can "
-        f"make {limit} points (95 %)."
+        f"The choice of validation images alone can make {points} points{of_how_many} (95 %); "
+        "each was trained with one seed, whose effect comes on top."
     )
 
 

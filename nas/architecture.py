@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nas.attention import BLOCKS, INITS
-from nas.attention.options import OptionValue, nearest
+from nas.attention.options import OptionValue, is_int, nearest
 
 SCHEMA = 1
 """Version of the JSON form; a reader refuses a version that it does not know."""
@@ -50,7 +50,7 @@ class Placement:
     """``paper`` for the published initialisation, ``identity`` for an exact pass-through at the start."""
 
     def __post_init__(self) -> None:
-        if not _is_int(self.stage) or self.stage < 0:
+        if not is_int(self.stage) or self.stage < 0:
             raise ValueError(f"stage must be an integer >= 0, but got {self.stage!r}")
         if not isinstance(self.block, str) or self.block not in BLOCKS:
             raise ValueError(f"unknown block {self.block!r}{nearest(self.block, BLOCKS)}; known: {', '.join(BLOCKS)}")
@@ -74,7 +74,10 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """A backbone and the blocks placed in it; canonical, so that equal architectures have one JSON and one id."""
+    """A backbone and the blocks placed in it: in one order, with every option spelt out.
+
+    Equal networks have one JSON and one id after :meth:`canonical`, which knows the widths.
+    """
 
     backbone: str
     """timm name of the backbone."""
@@ -164,10 +167,6 @@ class Architecture:
     def describe(self) -> str:
         """Return the placements in a few words; ``bare backbone`` where there are none."""
         return "; ".join(placement.describe() for placement in self.placements) or "bare backbone"
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _object(data: object, what: str, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 import signal
 import sys
 import traceback
@@ -78,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--pick",
         metavar="HOW",
-        help='knee, accuracy, fastest, trial:N or "latency<=X" in ms (default: the recommended)',
+        help='knee, accuracy, fastest, trial:N, "latency<=X" in ms or "slowdown<=P%%" (default: the recommended)',
     )
     export.add_argument("--out", metavar="FILE", default="best.json", help="file to write (default: best.json)")
     board = verbs.add_parser("dashboard", parents=[common], help="open the studies in optuna-dashboard on 127.0.0.1")
@@ -142,9 +143,9 @@ def _search(arguments: argparse.Namespace) -> int:
     if result.outcome.exhausted:
         print(f"every architecture of the space was tried: {result.outcome.finished} finished")
     _print_answer(study, settings.folder)
-    where = [f"--studies {settings.studies}"] if settings.studies != "studies" else []
-    where += [f"--storage {settings.storage}"] if settings.storage else []
-    flags = " ".join([f"--study {study.name}", *where])
+    where = ["--studies", settings.studies] if settings.studies != "studies" else []
+    # The URL is not repeated: it may hold a password.
+    flags = shlex.join(["--study", study.name, *where]) + (" --storage URL" if settings.storage else "")
     print(f"\nnext:\n  open {settings.folder / 'pareto.html'}")
     print(f"  python run_search.py dashboard {flags}")
     print(f"  python run_search.py export {flags} --out best.json")

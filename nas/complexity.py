@@ -7,8 +7,7 @@ and the report show is the measured latency.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+
+from nas.shadow import tensors, without_data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ def count(model: nn.Module, input_shape: tuple[int, int, int]) -> Complexity:
         raise ValueError(f"input_shape must be three positive numbers (C, H, W), but got {input_shape}")
     flops = FlopCounterMode(display=False)
     try:
-        shadow = _without_data(model).eval()
+        shadow = without_data(model).eval()
         work = _Work(_storages(shadow))
         with torch.inference_mode(False), torch.no_grad(), torch.device("meta"), work, flops:
             shadow(torch.empty(1, *input_shape))
@@ -147,29 +148,9 @@ class _Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self.traffic_bytes += size
 
 
-def _without_data(model: nn.Module) -> nn.Module:
-    """Copy a model so that all its tensors are on the meta device; no data is copied on the way."""
-    memo: dict[int, Any] = {}
-    for tensor in _tensors(model):
-        empty = torch.empty_like(tensor, device="meta", requires_grad=False)
-        is_parameter = isinstance(tensor, nn.Parameter)
-        memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if is_parameter else empty
-    return copy.deepcopy(model, memo)
-
-
-def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
-    """Yield parameters, buffers and tensors that a module keeps as plain attributes."""
-    yield from model.parameters()
-    yield from model.buffers()
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, torch.Tensor):
-                yield value
-
-
 def _storages(model: nn.Module) -> set[int]:
     """Return the identities of the storages of all tensors of a model."""
-    return {_storage(tensor) for tensor in _tensors(model)}
+    return {_storage(tensor) for tensor in tensors(model)}
 
 
 def _storage(tensor: torch.Tensor) -> int:

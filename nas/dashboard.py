@@ -22,6 +22,8 @@ def serve(study: Study, port: int) -> None:
     Raises:
         StorageError: If the port is taken.
     """
+    if not 0 < port < 2**16:
+        raise StorageError(f"the port must be between 1 and 65535, but got {port}")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import platform
 from collections.abc import Mapping
 
@@ -29,15 +30,7 @@ LATENCY_TARGET = 0.005
 class Evaluator:
     """Evaluates architectures under one protocol, through the cache."""
 
-    def __init__(
-        self,
-        data: SearchData,
-        protocol: Protocol,
-        store: Store,
-        device: torch.device,
-        *,
-        latency_seconds: float = 2.0,
-    ) -> None:
+    def __init__(self, data: SearchData, protocol: Protocol, store: Store, device: torch.device) -> None:
         """Bring the data to the device.
 
         Args:
@@ -45,16 +38,15 @@ class Evaluator:
             protocol: What the evaluations are bound to.
             store: The cache.
             device: The device that ``protocol.device`` names.
-            latency_seconds: Longest sampling of one latency, in seconds; the longer, the narrower its interval.
         """
         self._data = data.to(device)
         self._protocol = protocol
         self._store = store
         self._device = device
-        self._latency_seconds = latency_seconds
-        if device.type == "cuda":
-            torch.backends.cudnn.benchmark = True  # shapes do not change between steps: the quickest kernels are found
         self._lock = DeviceLock(lock_name(device))
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            torch.backends.cudnn.benchmark = True  # shapes do not change between steps: the quickest kernels are found
 
     def __call__(self, architecture: Architecture) -> Evaluation:
         """Return what was measured on an architecture; measure it if that was never done under the protocol.
@@ -62,18 +54,19 @@ class Evaluator:
         Raises:
             EvaluationError: If it cannot be evaluated: no memory left, a loss that is not finite, an impossible shape.
         """
-        cached = self._store.get(architecture, self._protocol.hash)
-        if cached is not None:
-            return cached
+        evaluation = self._store.get(architecture, self._protocol.hash)
+        if evaluation is not None:
+            return evaluation
         try:
             evaluation = self._measure(architecture)
         except RuntimeError as error:
             if not proxy.is_out_of_memory(error):
                 raise
-            raise EvaluationError(f"out of memory on {self._protocol.device}: {_first_line(error)}") from None
-        finally:
+        if evaluation is None:
+            # Outside the handler: the caught error kept the frames alive that held the tensors.
             if self._device.type == "cuda":
-                torch.cuda.empty_cache()  # what the failed or finished model held must not starve the next one
+                torch.cuda.empty_cache()
+            raise EvaluationError(f"out of memory on {self._protocol.device}")
         self._store.put(architecture, self._protocol.hash, evaluation)
         return evaluation
 
@@ -81,7 +74,7 @@ class Evaluator:
         protocol = self._protocol
         model = build(architecture, protocol, self._device)
         complexity = count(model, (protocol.channels, protocol.resolution, protocol.resolution))
-        latency = self._time(model, architecture.backbone)
+        latency = self._time(model, architecture)
         reference_ms = self._store.reference_ms(architecture.backbone, protocol.hash, latency.bare_ms)
         curve = proxy.train(model, self._data, protocol, device=self._device, turn=self._lock.training)
         accuracy = curve.accuracies[-1]
@@ -100,22 +93,34 @@ class Evaluator:
             versions=versions(),
         )
 
-    def _time(self, model: nn.Module, backbone: str) -> Latency:
+    def _time(self, model: nn.Module, architecture: Architecture) -> Latency:
         protocol = self._protocol
         # A copy, because a module may keep tensors of its forward pass, and those of inference cannot be trained.
         candidate = copy.deepcopy(model)
-        bare = build(Architecture(backbone=backbone), protocol, self._device)
+        bare = build(Architecture(backbone=architecture.backbone), protocol, self._device)
         batch = batch_of(protocol, self._device)
         with self._lock.timing():
-            return measure(
+            latency = measure(
                 candidate,
                 bare,
                 batch=batch,
                 device_words=protocol.device,
                 target=LATENCY_TARGET,
-                max_seconds=self._latency_seconds,
+                max_seconds=protocol.latency_seconds,
                 precision=protocol.precision,
             )
+        return latency if architecture.placements else _of_itself(latency)
+
+
+def _of_itself(latency: Latency) -> Latency:
+    """Return the latency of the bare backbone: its ratio to itself is 1, whatever the clock said.
+
+    What the clock said stays in the interval, where it tells how far other ratios may be wrong. Left as the ratio, it
+    would move the one point that all others are compared with.
+    """
+    return dataclasses.replace(
+        latency, ratio=1.0, ratio_low=min(1.0, latency.ratio_low), ratio_high=max(1.0, latency.ratio_high)
+    )
 
 
 def build(architecture: Architecture, protocol: Protocol, device: torch.device) -> nn.Module:
@@ -137,7 +142,9 @@ def batch_of(protocol: Protocol, device: torch.device) -> torch.Tensor:
 
 
 def preflight(space: ResolvedSpace, protocol: Protocol, device: torch.device) -> None:
-    """Run every backbone, and every block with each of its option values at every stage, on one batch.
+    """Run every backbone, and every block with each of its option values at every stage, on one batch of two images.
+
+    Forward and backward, in the protocol's precision and memory format.
 
     Raises:
         EvaluationError: At the first combination that fails, with block, stage, shape and cause.
@@ -145,13 +152,19 @@ def preflight(space: ResolvedSpace, protocol: Protocol, device: torch.device) ->
     for backbone, sites in space.sites.items():
         bare = build(Architecture(backbone=backbone), protocol, device)
         try:
-            shapes = placement.map_shapes(bare, batch_of(protocol, device))
+            shapes = placement.map_shapes(bare, batch_of(dataclasses.replace(protocol, latency_batch_size=2), device))
         except (RuntimeError, ValueError) as error:
             size = f"{protocol.channels}x{protocol.resolution}x{protocol.resolution}"
             raise EvaluationError(f"{backbone} cannot run on a {size} image: {_first_line(error)}") from error
         for site in sites:
             for block, options in _one_of_each(dict(site.blocks)):
-                _try_block(block, options, shapes[site.stage.index], f"stage {site.stage.index} of {backbone}", device)
+                call = f"{block}({', '.join(f'{name}={value}' for name, value in options.items())})"
+                try:
+                    module = attention.build(block, site.stage.channels, init=space.space.init, **options)
+                    _try(module, shapes[site.stage.index], protocol, device)
+                except (RuntimeError, ValueError) as error:
+                    where = f"stage {site.stage.index} of {backbone} on a map of {tuple(shapes[site.stage.index])}"
+                    raise EvaluationError(f"{call} cannot run at {where}: {_first_line(error)}") from error
 
 
 def _one_of_each(
@@ -166,28 +179,32 @@ def _one_of_each(
     return found
 
 
-def _try_block(
-    block: str, options: Mapping[str, OptionValue], shape: torch.Size, where: str, device: torch.device
-) -> None:
-    call = f"{block}({', '.join(f'{name}={value}' for name, value in options.items())})"
-    image = torch.randn(shape, device=device)
-    try:
-        with torch.no_grad():
-            output = attention.build(block, shape[1], init="paper", **options).to(device)(image)
-    except (RuntimeError, ValueError) as error:
-        message = f"{call} cannot run at {where} on a map of {tuple(shape)}: {_first_line(error)}"
-        raise EvaluationError(message) from error
+def _try(block: nn.Module, shape: torch.Size, protocol: Protocol, device: torch.device) -> None:
+    """Run a block forward and backward on noise.
+
+    Raises:
+        RuntimeError: If it fails, changes the shape, or puts out values that are not finite.
+    """
+    memory_format = torch.channels_last if protocol.channels_last else torch.contiguous_format
+    block.to(device=device)
+    image = torch.randn(shape, device=device).contiguous(memory_format=memory_format).requires_grad_()
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=protocol.precision == "bfloat16"):
+        output = block(image)
     if output.shape != shape:
-        raise EvaluationError(
-            f"{call} at {where} must keep the shape {tuple(shape)}, but returned {tuple(output.shape)}"
-        )
-    if not bool(output.isfinite().all()):
-        raise EvaluationError(f"{call} at {where} on a map of {tuple(shape)} returned values that are not finite")
+        raise RuntimeError(f"the shape must stay {tuple(shape)}, but became {tuple(output.shape)}")
+    (gradient,) = torch.autograd.grad(output.float().sum(), image)
+    if not bool(output.isfinite().all()) or not bool(gradient.isfinite().all()):
+        raise RuntimeError("output and gradient must be finite, but are not")
 
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def software() -> str:
+    """Return the versions of the libraries that compute: another version may give other figures."""
+    return f"torch {torch.__version__}, timm {timm.__version__}"
 
 
 def versions() -> dict[str, str]:

@@ -51,7 +51,7 @@ def write(content: dict[str, Any], path: str | Path) -> None:
     """
     try:
         files.replace(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a path without a name is a ValueError
         raise ConfigError(f"cannot write {path}: {error}") from error
 
 

@@ -220,9 +220,10 @@ def _sampler(batch: torch.Tensor, clock: Callable[[], int]) -> Sampler:
         # One synchronisation per sample, not per pair: the device must be idle when a sample begins. Otherwise the
         # second model's launches hide behind the first one's work, and it looks quicker than it is.
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        start.record()
+        stream = torch.cuda.current_stream(batch.device)  # not the current device's, which may be another GPU
+        start.record(stream)
         run(model, repeats)
-        end.record()
+        end.record(stream)
         end.synchronize()
         return int(start.elapsed_time(end) * 1e6)
 

@@ -160,9 +160,9 @@ def _poll(attempt: Callable[[], None], path: Path, deadline: float) -> None:
 def _filelock(path: Path, shared: bool, deadline: float | None) -> Iterator[None]:
     """Hold a file by the filelock package, which knows exclusive locks only: trainers then take turns."""
     timeout = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
-    lock = filelock.FileLock(str(path), timeout=timeout, poll_interval=POLL_SECONDS)
+    lock = filelock.FileLock(str(path), timeout=timeout)
     try:
-        lock.acquire()
+        lock.acquire(poll_interval=POLL_SECONDS)
     except filelock.Timeout:
         raise TimeoutError(f"the device was not free in time: {path} is held by another process") from None
     try:

@@ -8,7 +8,6 @@ numbers.
 
 from __future__ import annotations
 
-import copy
 import difflib
 import functools
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from torch import nn
 
 from nas import attention
 from nas.architecture import Architecture, Placement, Stage
+from nas.shadow import without_data
 
 CHILD_PREFIX = "attention_"
 """Blocks are registered under this prefix and the number of their stage."""
@@ -187,7 +187,7 @@ class _Probe:
 
     def __init__(self, model: nn.Module) -> None:
         declared = _feature_info(model)
-        self._shadow = _meta_copy(model)
+        self._shadow = without_data(model).eval()
         self._image = _meta_image(model)
         self._outputs = _record(self._shadow, self._image, [info["module"] for info in declared])
         self._stages = tuple(
@@ -233,19 +233,11 @@ def _feature_info(model: nn.Module) -> list[dict[str, Any]]:
     return entries
 
 
-def _meta_copy(model: nn.Module) -> nn.Module:
-    """Return a copy of the model whose tensors have shapes and no storage; the model itself is not touched."""
-    memo: dict[int, Any] = {
-        id(parameter): nn.Parameter(parameter.to("meta"), False) for parameter in model.parameters()
-    }
-    memo.update({id(buffer): buffer.to("meta") for buffer in model.buffers()})
-    return copy.deepcopy(model, memo).eval()
-
-
 def _meta_image(model: nn.Module) -> torch.Tensor:
     config: dict[str, Any] = model.default_cfg  # type: ignore[assignment]
     channels, height, width = config["input_size"]
     first = config.get("first_conv")
+    first = first[0] if isinstance(first, (tuple, list)) and first else first  # parallel branches read the same image
     if isinstance(first, str) and first:
         stem = model.get_submodule(first)
         if isinstance(stem, nn.Conv2d):
@@ -307,6 +299,9 @@ def _runs_children(shadow: nn.Module, image: torch.Tensor, module: nn.Module) ->
             shadow(image)
     except _ChildRan:
         return True
+    except Exception as error:
+        name = type(shadow).__name__
+        raise BackboneError(f"{name} cannot be probed: {type(error).__name__}: {error}") from error
     finally:
         del module._modules["spy"]
     return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,10 @@ class Protocol:
     """The device that trains and is timed, in words that tell machines apart."""
     latency_batch_size: int = 1
     """Images in one timed forward pass."""
+    latency_seconds: float = 2.0
+    """Longest sampling of one latency, in seconds: the longer, the narrower its interval."""
+    software: str = ""
+    """Versions of torch and timm."""
 
     def __post_init__(self) -> None:
         for name, choices in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS), ("augmentation", AUGMENTATIONS)):
@@ -68,12 +73,14 @@ class Protocol:
                 raise ValueError(f"{name} must be at least 1, but got {getattr(self, name)}")
         if self.num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, but got {self.num_classes}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, but got {self.learning_rate}")
-        if self.calibration_images < 0:
-            raise ValueError(f"calibration_images must not be negative, but got {self.calibration_images}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, but got {self.weight_decay}")
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2, as batch normalisation needs, but got {self.batch_size}")
+        for name in ("learning_rate", "latency_seconds"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, but got {getattr(self, name)}")
+        for name in ("weight_decay", "calibration_images"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite, but got {getattr(self, name)}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be at least 0 and below 1, but got {self.label_smoothing}")
 

@@ -218,22 +218,27 @@ def select_device(name: str = "auto") -> torch.device:
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error is torch's way of saying, on any device, that memory does not suffice."""
     # Only CUDA has a class for it; the CPU and MPS allocators raise RuntimeError.
-    texts = ("out of memory", "can't allocate memory", "not enough memory")
+    texts = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
 def _optimizer(model: nn.Module, protocol: Protocol) -> torch.optim.Optimizer:
-    """Return the optimiser; only tensors of two or more dimensions decay, so neither norms nor biases nor scales."""
+    """Return the optimiser; only matrices and kernels decay, so neither norms nor biases nor scales."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": protocol.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trained if _is_matrix(p)], "weight_decay": protocol.weight_decay},
+        {"params": [p for p in trained if not _is_matrix(p)], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in trained)
     if protocol.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=protocol.learning_rate, fused=fused)
     return torch.optim.SGD(groups, lr=protocol.learning_rate, momentum=MOMENTUM, nesterov=True, fused=fused)
+
+
+def _is_matrix(parameter: torch.Tensor) -> bool:
+    """Tell weights from scales and biases, some of which are stored with further sides of length 1."""
+    return sum(side > 1 for side in parameter.shape) >= 2
 
 
 def _draw_crops(count: int, protocol: Protocol, generator: torch.Generator) -> torch.Tensor:

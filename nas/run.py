@@ -8,14 +8,15 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from nas import export, files, report, space
 from nas.answer import recommend
-from nas.evaluation import EvaluationError
 from nas.protocol import Protocol
 from nas.store import sqlite_path
-from nas.study import Outcome, Study, check_name, resolve_sampler, run
+from nas.study import Outcome, RunFailed, Study, check_name, resolve_sampler, run
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     import torch
@@ -81,9 +82,9 @@ class Settings:
     def __post_init__(self) -> None:
         if self.budget < 1:
             raise ValueError(f"the budget must be at least 1 trial, but got {self.budget}")
-        if not self.latency_seconds > 0:
-            raise ValueError(f"latency_seconds must be positive, but got {self.latency_seconds}")
-        resolve_sampler(self.sampler, self.budget)
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"the seed must be at least 0 and below 2**32, but got {self.seed}")
+        resolve_sampler(self.sampler, known=0)
         check_name(self.study_name)
         sqlite_path(self.storage_url)
 
@@ -143,8 +144,11 @@ def search(
         declared = dataclasses.replace(declared, init=settings.init)
     from nas import data, evaluate, placement, proxy  # torch and timm, once the cheap mistakes are ruled out
 
-    for backbone in declared.backbones:
-        placement.check_name(backbone)
+    if len(declared.backbones) > 1:  # the front and the answer compare with one bare backbone
+        raise ValueError(
+            f"a search takes one backbone, but the space has {', '.join(declared.backbones)}; run one each"
+        )
+    placement.check_name(declared.backbones[0])
     device = proxy.select_device(settings.device)
     splits = data.load(
         settings.data,
@@ -163,9 +167,7 @@ def search(
     evaluate.preflight(resolved, protocol, device)
     files.check_folder(settings.studies)
     study = Study.create(settings.study_name, settings.storage_url, space=resolved, protocol=protocol)
-    evaluator = evaluate.Evaluator(
-        splits.search(), protocol, study.store, device, latency_seconds=settings.latency_seconds
-    )
+    evaluator = evaluate.Evaluator(splits.search(), protocol, study.store, device)
     files.replace(settings.folder / "split.json", json.dumps(splits.record()).encode())
 
     def after_trial(study: Study) -> None:
@@ -176,21 +178,25 @@ def search(
     write_files(study, settings.folder)
     if on_start is not None:
         on_start(study)
-    outcome = run(
-        study,
-        evaluator,
-        space=resolved,
-        budget=settings.budget,
-        sampler=settings.sampler,
-        seed=settings.seed,
-        on_trial=after_trial,
-    )
+    try:
+        outcome = run(
+            study,
+            evaluator,
+            space=resolved,
+            budget=settings.budget,
+            sampler=settings.sampler,
+            seed=settings.seed,
+            on_trial=after_trial,
+        )
+    except ValueError as error:  # the settings were checked: whatever is wrong now is not theirs
+        raise RunFailed(f"{type(error).__name__}: {error}") from error
     write_files(study, settings.folder)
     return Result(study=study, outcome=outcome)
 
 
 def make_protocol(settings: Settings, splits: Splits, device: torch.device) -> Protocol:
     """Return the protocol of a search: the settings, and where they are silent what suits the data and the device."""
+    from nas import evaluate
     from nas.latency import device_words
 
     embedded = settings.data == "digits"
@@ -202,19 +208,25 @@ def make_protocol(settings: Settings, splits: Splits, device: torch.device) -> P
         num_classes=len(splits.classes),
         channels=splits.channels,
         resolution=splits.resolution,
-        epochs=settings.epochs if settings.epochs is not None else 3 if embedded else 5,
+        epochs=_given(settings.epochs, 3 if embedded else 5),
         batch_size=settings.batch_size,
         optimizer=settings.optimizer,
-        learning_rate=settings.learning_rate or rates.get(settings.optimizer, 0.1),
+        learning_rate=_given(settings.learning_rate, rates.get(settings.optimizer, 0.1)),
         weight_decay=settings.weight_decay,
         label_smoothing=settings.label_smoothing,
-        augmentation=settings.augmentation or ("shift" if embedded else "shift+flip"),
-        precision=settings.precision or ("bfloat16" if _has_bfloat16(device) else "float32"),
+        augmentation=_given(settings.augmentation, "shift" if embedded else "shift+flip"),
+        precision=_given(settings.precision, "bfloat16" if _has_bfloat16(device) else "float32"),
         channels_last=device.type in ("cpu", "cuda"),  # quicker on both for nearly every convolutional backbone
         seed=settings.seed,
         device=device_words(device),
         latency_batch_size=settings.latency_batch_size,
+        latency_seconds=settings.latency_seconds,
+        software=evaluate.software(),
     )
+
+
+def _given(value: T | None, default: T) -> T:
+    return default if value is None else value
 
 
 def _has_bfloat16(device: torch.device) -> bool:
@@ -246,6 +258,3 @@ def facts(study: Study) -> dict[str, str]:
         "Latency": f"batch {protocol.latency_batch_size} on {protocol.device}",
         "Trials": f"{study.finished()} finished, {len(study.failures())} failed",
     }
-
-
-__all__ = ["EvaluationError", "Result", "Settings", "facts", "make_protocol", "search", "write_files"]

@@ -20,7 +20,7 @@ from typing import Any
 
 from nas.architecture import POSITIONS, Architecture, Placement, Stage
 from nas.attention import BLOCKS, INITS
-from nas.attention.options import OptionValue, nearest
+from nas.attention.options import OptionValue, is_int, nearest
 
 NONE = "none"
 """The choice of placing nothing at a stage."""
@@ -55,6 +55,12 @@ class SearchSpace:
         for name, value in (("backbones", self.backbones), ("stages", self.stages)):
             if value is not None and (not isinstance(value, tuple) or not value or len(set(value)) != len(value)):
                 raise ValueError(f"{name} must be a tuple of distinct entries, at least one, but got {value!r}")
+        for backbone in self.backbones:
+            if not isinstance(backbone, str) or not backbone:
+                raise ValueError(f"backbones must be names of timm models, but got {backbone!r}")
+        for index in self.stages or ():
+            if not is_int(index) or index < 0:
+                raise ValueError(f"stages must be integers >= 0, but got {index!r}")
         if self.position not in POSITIONS:
             raise ValueError(f"position must be one of {', '.join(POSITIONS)}, but got {self.position!r}")
         if self.init not in INITS:
@@ -280,7 +286,7 @@ def load(name_or_path: str) -> SearchSpace:
         ValueError: If there is no such space, the file cannot be executed, or its ``SPACE`` is not a search space.
     """
     path = Path(name_or_path)
-    if path.suffix == ".py" or path.exists():
+    if path.suffix == ".py" or path.name != name_or_path:
         if not path.is_file():
             raise ValueError(f"no space file {name_or_path}; give a file, or one of: {', '.join(names())}")
         spec = importlib.util.spec_from_file_location("nas_space_file", path)
@@ -289,7 +295,7 @@ def load(name_or_path: str) -> SearchSpace:
         module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except Exception as error:  # whatever somebody's file raises is bad input here
+        except (Exception, SystemExit) as error:  # whatever somebody's file raises is bad input here
             raise ValueError(f"the space file {name_or_path} failed: {type(error).__name__}: {error}") from error
     elif name_or_path in names():
         module = importlib.import_module(f"search_spaces.{name_or_path}")

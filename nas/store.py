@@ -99,18 +99,19 @@ def prepare_sqlite(path: Path) -> None:
         ) from error
 
 
-def check_ours(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise unless an SQLite database is empty or an Optuna database.
+def check_ours(connection: sqlite3.Connection, path: Path, *, used: bool = False) -> None:
+    """Raise unless an SQLite database is empty or an Optuna database; with ``used``, unless it has our tables.
 
     Raises:
-        StorageError: If it is neither.
+        StorageError: If it is not.
     """
     try:
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.DatabaseError as error:
         raise StorageError(f"{path} is not an SQLite database ({error}); give another with --storage") from error
-    if tables and not {"studies", "trials", "trial_params"} <= tables:
-        some = ", ".join(sorted(tables)[:3])
+    needed = {"studies", "trials", "nas_meta"} if used else {"studies", "trials"} if tables else set()
+    if not needed <= tables:
+        some = ", ".join(sorted(tables)[:3]) or "none"
         raise StorageError(f"{path} is a database of something else (tables: {some}); give another with --storage")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from rows import make_row
 
@@ -23,7 +25,9 @@ def test_recommends_the_fastest_that_is_not_clearly_below_the_best() -> None:
     assert answer.sentence.startswith("Take trial 2 (1: se(reduction=16); 2: se(reduction=16)): 90.0 [88.0, 91.7] %")
     assert "2.400 ms, 1.200 [1.188, 1.212] times the latency of the bare backbone" in answer.sentence
     assert "5.0 percentage points more accurate than the bare backbone" in answer.sentence
-    assert answer.sentence.endswith("alone explains at most 2.9 points (95 %).")
+    assert answer.sentence.endswith(
+        "alone can make 3.5 points in the best of 3 (95 %); each was trained with one seed, whose effect comes on top."
+    )
 
 
 def test_recommends_nothing_within_noise() -> None:
@@ -33,7 +37,7 @@ def test_recommends_nothing_within_noise() -> None:
     assert answer.sentence.startswith("Add nothing: the bare backbone (trial 0) has 90.0 [88.0, 91.7] % accuracy")
     assert "trial 1 (1: se(reduction=16); 2: se(reduction=16)) with 91.0" in answer.sentence
     assert "is only 1.0 percentage points more accurate" in answer.sentence
-    assert answer.sentence.endswith("the choice of validation images alone can make 2.6 points (95 %).")
+    assert " alone can make 2.9 points in the best of 2 (95 %); each was trained with one seed" in answer.sentence
 
 
 def test_recommends_nothing_where_all_else_is_worse_or_missing() -> None:
@@ -45,9 +49,26 @@ def test_recommends_nothing_where_all_else_is_worse_or_missing() -> None:
 def test_recommendation_without_the_bare_backbone_says_so() -> None:
     answer = recommend([make_row(1, 0.90, 2.1), make_row(2, 0.99, 3.0)])
     assert answer.row.trial == 2
-    assert answer.sentence.endswith(
-        "the bare backbone has not finished yet, so it is open whether adding a block pays."
-    )
+    assert answer.sentence.endswith("the bare backbone was not evaluated, so it is open whether adding a block pays.")
+
+
+@pytest.mark.parametrize(("images", "share"), [(360, 0.93), (5000, 0.7)])
+def test_equal_architectures_are_seldom_told_apart(images: int, share: float) -> None:
+    generator = random.Random(0)
+    fooled = 0
+    for _ in range(100):
+        shares = [sum(generator.random() < share for _ in range(images)) / images for _ in range(20)]
+        rows = [make_row(0, shares[0], 2.0, "bare", n=images)]
+        rows += [make_row(k, value, 2.0 + k / 100, n=images) for k, value in enumerate(shares[1:], 1)]
+        fooled += recommend(rows).row.control != "bare"
+    assert fooled <= 10
+
+
+def test_noise_grows_with_the_number_of_comparisons() -> None:
+    first, second = make_row(0, 0.9, 2.0), make_row(1, 0.92, 2.1)
+    assert noise(first, second) < noise(first, second, 10) < noise(first, second, 50)
+    # Sidak's 95 % quantile for 10 two-sided comparisons is 2.800, against 1.960 for one.
+    assert noise(first, second, 10) / noise(first, second) == pytest.approx(2.800 / 1.960, rel=1e-3)
 
 
 def test_gain_and_noise_never_read_the_same() -> None:

@@ -76,7 +76,13 @@ def failing(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--precision", "int4"], "precision must be one of float32, bfloat16, but got 'int4'"),
         (["--epochs", "0"], "epochs must be at least 1, but got 0"),
         (["--batch-size", "0"], "batch_size must be at least 1, but got 0"),
-        (["--learning-rate", "-1"], "learning_rate must be positive, but got -1.0"),
+        (["--learning-rate", "-1"], "learning_rate must be positive and finite, but got -1.0"),
+        (["--learning-rate", "0"], "learning_rate must be positive and finite, but got 0.0"),
+        (["--learning-rate", "inf"], "learning_rate must be positive and finite, but got inf"),
+        (["--weight-decay", "nan"], "weight_decay must be at least 0 and finite, but got nan"),
+        (["--latency-seconds", "0"], "latency_seconds must be positive and finite, but got 0.0"),
+        (["--batch-size", "1"], "batch_size must be at least 2"),
+        (["--seed", "99999999999"], "the seed must be at least 0 and below 2**32, but got 99999999999"),
         (["--resolution", "4"], "resolution"),
         (["--seed", "-1"], "seed"),
         (["--storage", "studies.db"], "storage must be a database URL"),
@@ -193,6 +199,7 @@ def test_export_picks(study: Study, here: Path, pick: str) -> None:
         (["--pick", "trial:99"], "99"),
         (["--pick", "latency<=0.1"], "0.1"),
         (["--out", "studies"], "cannot write studies"),
+        (["--out", "/"], "cannot write /"),
     ],
 )
 def test_export_refuses(
@@ -206,6 +213,13 @@ def test_export_asks_which_study(study: Study, here: Path, capsys: pytest.Captur
     toy.create(here / "studies", "other").close()
     assert "--study must name a study; the database has: other, toy" in failing(["export"], capsys)
     assert "study 'other' has no finished trial yet" in failing(["export", "--study", "other"], capsys)
+
+
+def test_the_dashboard_refuses_a_port_that_cannot_be(
+    study: Study, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["dashboard", "--port", "99999"]) == 2
+    assert "the port must be between 1 and 65535, but got 99999" in capsys.readouterr().err
 
 
 def test_the_dashboard_refuses_a_port_in_use(study: Study, here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,6 +37,7 @@ LAYERS: dict[str, int] = {
     "nas.files": 0,
     "nas.latency": 0,
     "nas.locks": 0,
+    "nas.shadow": 0,
     "nas.data": 0,
     "nas.datasets": 0,
     "nas.image_folder": 0,

@@ -131,6 +131,7 @@ def test_a_copy_runs_its_own_blocks(copied: object) -> None:
         assert not torch.equal(twin(images), expected)
 
 
+@pytest.mark.filterwarnings("ignore:torch.utils.checkpoint. the use_reentrant parameter")  # older timm's own call
 def test_gradient_checkpointing_runs_the_blocks() -> None:
     model = bare("resnet18")
     changed = placement.insert(model, everywhere(model, "resnet18", "se", init="paper"))

@@ -13,7 +13,7 @@ import torch
 import nas
 from nas import evaluate, placement
 from nas.architecture import Architecture, Stage
-from nas.data import SearchData
+from nas.data import Splits
 from nas.data import load as load_data
 from nas.evaluation import EvaluationError
 from nas.export import ConfigError
@@ -21,7 +21,7 @@ from nas.protocol import Protocol
 from nas.run import Result, Settings, make_protocol, search
 from nas.space import ResolvedSpace, SearchSpace
 from nas.store import Store
-from nas.study import StudyError
+from nas.study import RunFailed, StudyError
 
 SPACE = """
 from nas.space import SearchSpace
@@ -72,6 +72,8 @@ def test_the_search_ends_with_its_budget(result: Result) -> None:
     assert [row.control for row in rows[:4]] == ["bare", "se everywhere", "eca everywhere", "cbam everywhere"]
     assert all(0 <= row.accuracy_low <= row.accuracy <= row.accuracy_high <= 1 for row in rows)
     assert all(row.ratio_low <= row.latency_ratio <= row.ratio_high for row in rows)
+    assert rows[0].latency_ratio == 1
+    assert rows[0].latency_ms == result.study.evaluation(0).reference_ms
     assert rows[1].parameters > rows[0].parameters > 100_000
     assert rows[1].macs > rows[0].macs > 1_000_000
 
@@ -108,9 +110,7 @@ def test_the_exported_config_rebuilds_the_model(result: Result, folder: Path) ->
     assert content["evidence"]["accuracy"] == row.accuracy
 
 
-def test_the_same_seed_gives_the_same_search(
-    result: Result, space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_seed_gives_the_same_search(result: Result, space_file: Path, tmp_path: Path) -> None:
     again = search(settings(tmp_path, space_file))
     for first, second in zip(result.study.rows(), again.study.rows(), strict=True):
         assert (first.architecture, first.accuracy) == (second.architecture, second.accuracy)
@@ -133,8 +133,14 @@ def test_another_protocol_under_the_same_name_is_refused(folder: Path, space_fil
     assert result.study.finished() == BUDGET
 
 
-def test_the_search_never_sees_the_test_split() -> None:
-    assert "test" not in {field.name for field in dataclasses.fields(SearchData)}
+def test_the_search_never_sees_the_test_split(
+    space_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = load_data("digits", limit=300, resolution=16)
+    poisoned = dataclasses.replace(splits, test=None)  # type: ignore[arg-type]
+    monkeypatch.setattr(Splits, "record", lambda _: {})  # it writes down which images the test split holds
+    monkeypatch.setattr("nas.data.load", lambda *_, **__: poisoned)
+    assert search(settings(tmp_path, space_file, budget=2)).outcome.finished == 2
 
 
 @pytest.mark.parametrize(
@@ -177,7 +183,7 @@ def evaluator(protocol: Protocol, folder: Path) -> evaluate.Evaluator:
     store = Store(f"sqlite:///{folder / 'cache.db'}")
     store.create()
     data = load_data("digits", limit=300, resolution=16).search()
-    return evaluate.Evaluator(data, protocol, store, torch.device("cpu"), latency_seconds=0.02)
+    return evaluate.Evaluator(data, protocol, store, torch.device("cpu"))
 
 
 def test_a_loss_that_is_not_finite_is_a_failure(protocol: Protocol, tmp_path: Path) -> None:
@@ -193,8 +199,26 @@ def test_running_out_of_memory_is_a_failure(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nmore")
 
     monkeypatch.setattr("nas.evaluate.build", build)
-    with pytest.raises(EvaluationError, match=r"out of memory on cpu: .*: CUDA out of memory"):
+    with pytest.raises(EvaluationError, match=r"^out of memory on cpu: [^\n]*threads?$"):
         evaluator(protocol, tmp_path)(Architecture(backbone="test_resnet"))
+
+
+def test_two_backbones_in_one_search_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "two.py"
+    path.write_text(SPACE.replace('("test_resnet",)', '("test_resnet", "resnet18")'))
+    with pytest.raises(ValueError, match="a search takes one backbone, but the space has test_resnet, resnet18"):
+        search(settings(tmp_path, path))
+
+
+def test_an_error_of_the_search_itself_is_not_wrong_use(
+    tmp_path: Path, space_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_arguments: object, **_named: object) -> None:
+        raise ValueError("the matrix is singular")
+
+    monkeypatch.setattr("nas.study.loop.propose", broken)
+    with pytest.raises(RunFailed, match="ValueError: the matrix is singular"):
+        search(settings(tmp_path, space_file))
 
 
 def resolved(protocol: Protocol, *blocks: str) -> ResolvedSpace:
@@ -209,9 +233,9 @@ def test_preflight_passes_what_runs(protocol: Protocol) -> None:
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (RuntimeError("sizes do not match\nmore"), "cannot run at stage 4 of test_resnet on a map of .*: sizes do not"),
-        (torch.zeros(1, 2, 3, 3), "must keep the shape .*, but returned"),
-        (None, "returned values that are not finite"),
+        (RuntimeError("sizes do not match\nmore"), "sizes do not match$"),
+        (torch.zeros(1, 2, 3, 3), "the shape must stay .*, but became"),
+        (None, "output and gradient must be finite, but are not"),
     ],
 )
 def test_preflight_names_the_bad_combination(
@@ -223,7 +247,9 @@ def test_preflight_names_the_bad_combination(
         return x * float("nan") if result is None else result
 
     monkeypatch.setattr("nas.attention.channel.SE.forward", forward)
-    with pytest.raises(EvaluationError, match=rf"se\(reduction=\d+\).*{message}"):
+    with pytest.raises(
+        EvaluationError, match=rf"se\(reduction=\d+\) cannot run at stage 4 of test_resnet on a map of .*: {message}"
+    ):
         evaluate.preflight(resolved(protocol, "se"), protocol, torch.device("cpu"))
 
 

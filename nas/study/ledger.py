@@ -121,7 +121,10 @@ class Study:
         """Return the finished trials, those on the front marked."""
         evaluations = self.store.evaluations(self.protocol_hash)
         trials = self._trials(TrialState.COMPLETE)
-        return mark_front([_row(trial, self.architecture(trial), evaluations[_id(trial)]) for trial in trials])
+        first = {_id(trial): trial for trial in reversed(trials)}
+        return mark_front(
+            [_row(trial, self.architecture(trial), evaluations[key]) for key, trial in reversed(first.items())]
+        )
 
     def architecture(self, trial: FrozenTrial | optuna.Trial) -> Architecture:
         """Return the architecture of a trial."""
@@ -171,12 +174,14 @@ class Study:
 
     def claim_waiting(self, worker: Worker, space: ResolvedSpace) -> optuna.Trial | None:
         """Start the oldest trial that waits for a worker, if any. Call it under :meth:`lock`."""
-        waiting = self._trials(TrialState.WAITING)
-        if not waiting:
-            return None
-        trial = self._study.ask(distributions(space, _params(waiting[0])))
-        trial.set_user_attr("worker", worker.id)
-        return trial
+        while waiting := self._trials(TrialState.WAITING):
+            trial = self._study.ask(distributions(space, _params(waiting[0])))
+            if _id(trial) not in {_id(other) for other in self._trials(TrialState.COMPLETE)}:
+                trial.set_user_attr("worker", worker.id)
+                return trial
+            # Its architecture was finished after all, by a worker that had been taken for dead.
+            self._end(trial.number, f"{INTERRUPTED}: no longer needed")
+        return None
 
     def finish(self, trial: optuna.Trial, evaluation: Evaluation) -> bool:
         """Record an evaluation. Returns False if the trial had been taken over because this worker seemed dead.
@@ -184,23 +189,28 @@ class Study:
         What was measured is kept before the trial is told, so that no crash in between can lose it.
         """
         self.store.put(self.architecture(trial), self.protocol_hash, evaluation)
-        try:
+        with self.lock():
+            if self._trials()[trial.number].state.is_finished():
+                return False
             # For people who look; what counts is in the store.
             trial.set_user_attr("latency_ratio", evaluation.latency.ratio)
             trial.set_user_attr("parameters", evaluation.parameters)
             trial.set_user_attr("macs", evaluation.macs)
             self._study.tell(trial, [evaluation.accuracy, evaluation.latency_ms])
-        except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
-            return False
         return True
 
     def fail(self, trial: optuna.Trial, reason: str) -> None:
         """Record that a trial failed, and why."""
-        try:
-            trial.set_user_attr("reason", reason)
-            self._study.tell(trial, state=TrialState.FAIL)
-        except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
-            pass  # taken over by another worker in the meantime
+        with self.lock():
+            self._end(trial.number, reason)
+
+    def retry(self, trial: FrozenTrial | optuna.Trial) -> None:
+        """Queue a trial's architecture again, unless another trial has it. Call it under :meth:`lock`."""
+        frozen = self._trials()[trial.number]
+        others = self._trials(TrialState.WAITING, TrialState.COMPLETE, TrialState.RUNNING)
+        if _id(frozen) not in {_id(other) for other in others if other.number != frozen.number}:
+            kept = {key: value for key, value in frozen.user_attrs.items() if key in _PROPOSED}
+            self._study.enqueue_trial(_params(frozen), user_attrs={**kept, "retry_of": frozen.number})
 
     def repair(self) -> int:
         """Fail the trials of dead workers and queue their architectures again. Call it under the study's lock.
@@ -216,14 +226,18 @@ class Study:
         return len(running)
 
     def requeue(self, trial: FrozenTrial | optuna.Trial, cause: str) -> None:
-        """Fail a cut-off trial and queue its architecture again, in that order of safety: queued first."""
-        frozen = self._trials()[trial.number]
-        others = self._trials(TrialState.WAITING, TrialState.COMPLETE)
-        if _id(frozen) not in {_id(other) for other in others}:
-            kept = {key: value for key, value in frozen.user_attrs.items() if key in _PROPOSED}
-            self._study.enqueue_trial(_params(frozen), user_attrs={**kept, "retry_of": frozen.number})
-        self._storage.set_trial_user_attr(frozen._trial_id, "reason", f"{INTERRUPTED}: {cause}")
-        self._study.tell(frozen.number, state=TrialState.FAIL, skip_if_finished=True)
+        """Fail a trial that was cut off and queue its architecture again. Call it under :meth:`lock`."""
+        if self._trials()[trial.number].state.is_finished():
+            return
+        self.retry(trial)  # first, so that a crash here leaves one trial too many and not one too few
+        self._end(trial.number, f"{INTERRUPTED}: {cause}")
+
+    def _end(self, number: int, reason: str) -> None:
+        """Fail a trial for a reason, unless it is finished already."""
+        frozen = self._trials()[number]
+        if not frozen.state.is_finished():
+            self._storage.set_trial_user_attr(frozen._trial_id, "reason", reason)
+            self._study.tell(number, state=TrialState.FAIL)
 
     def lock(self) -> AbstractContextManager[object]:
         """Return the lock under which trials are started and repaired: one process at a time."""

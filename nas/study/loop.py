@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import optuna
+import sqlalchemy as sa
 
 from nas.architecture import Architecture
 from nas.evaluation import Evaluation, EvaluationError
@@ -65,23 +67,33 @@ def run(
     """
     if budget < 1:
         raise ValueError(f"the budget must be at least 1 trial, but got {budget}")
-    chosen = resolve_sampler(sampler, budget)
-    reason, repeats = "", 0
+    resolve_sampler(sampler, known=0)
+    alike: list[optuna.Trial] = []
+    last = ""
     with Worker(study.store) as worker:
         while True:
-            trial, outcome = _next(study, worker, space, budget, sampler=chosen, seed=seed)
+            trial, outcome = _next(study, worker, space, budget, sampler=sampler, seed=seed)
             if outcome is not None:
                 return outcome
             if trial is None:
                 time.sleep(POLL_SECONDS)
                 continue
-            failure = _evaluate(study, trial, evaluate)
+            reason = _evaluate(study, trial, evaluate)
             if on_trial is not None:
                 on_trial(study)
-            repeats = repeats + 1 if failure == reason else 1
-            reason = failure
-            if reason and repeats >= SAME_FAILURES:
+            alike = [*(alike if _kind(reason) == _kind(last) else []), trial] if reason else []
+            last = reason
+            if len(alike) >= SAME_FAILURES:
+                # The cause lies outside the architectures, so the next run shall try them again.
+                with study.lock():
+                    for failed in alike:
+                        study.retry(failed)
                 raise RunFailed(f"{SAME_FAILURES} trials in a row failed for the same reason: {reason}")
+
+
+def _kind(reason: str) -> str:
+    """Return a reason without its figures: three failures in epochs 1, 2 and 1 are alike."""
+    return re.sub(r"\d[\d.]*", "#", reason)
 
 
 def _next(
@@ -114,6 +126,8 @@ def _evaluate(study: Study, trial: optuna.Trial, evaluate: Callable[[Architectur
         raise
     except EvaluationError as error:
         reason = str(error)
+    except (sa.exc.SQLAlchemyError, optuna.exceptions.OptunaError):
+        raise  # the database failed and not the architecture: the trial is repaired when the search goes on
     except Exception as error:  # one bad architecture must not end a night's search; three alike do
         reason = f"{type(error).__name__}: {error}"
     else:

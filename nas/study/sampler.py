@@ -23,9 +23,9 @@ from nas.architecture import Architecture
 from nas.space import ResolvedSpace
 
 SAMPLERS = ("auto", "gp", "tpe", "nsga2", "random")
-"""Names of the samplers; ``auto`` is ``gp`` for small budgets and ``tpe`` beyond."""
-GP_BUDGET = 100
-"""Largest budget for which ``auto`` takes ``gp``: its cost per proposal grows with the cube of what is known."""
+"""Names of the samplers; ``auto`` is ``gp`` at first and ``tpe`` later."""
+GP_TRIALS = 100
+"""So many trials ``auto`` proposes with ``gp``, whose cost per proposal grows with the cube of what is known."""
 Distribution = optuna.distributions.BaseDistribution
 _DUPLICATES = 20
 _DRAWS = 1000
@@ -59,8 +59,8 @@ class Proposal:
     memory: Mapping[str, Any] = field(default_factory=dict)
 
 
-def resolve_sampler(name: str, budget: int) -> str:
-    """Return the sampler that a name means at a budget.
+def resolve_sampler(name: str, known: int) -> str:
+    """Return the sampler that a name means once so many architectures are known.
 
     Raises:
         ValueError: If the name is unknown.
@@ -68,7 +68,7 @@ def resolve_sampler(name: str, budget: int) -> str:
     if name not in SAMPLERS:
         raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, but got {name!r}")
     if name == "auto":
-        return "gp" if budget <= GP_BUDGET else "tpe"
+        return "gp" if known < GP_TRIALS else "tpe"
     return name
 
 
@@ -80,14 +80,14 @@ def propose(space: ResolvedSpace, known: Sequence[Known], *, sampler: str, seed:
     Args:
         space: The search space.
         known: What is finished, failed or in work, in the order in which it was proposed.
-        sampler: ``gp``, ``tpe``, ``nsga2`` or ``random``.
+        sampler: One of :data:`SAMPLERS`.
         seed: Seed of the search.
     """
     seen = {entry.id for entry in known}
     for control in space.controls():
         if control.architecture.id not in seen:
             return Proposal(architecture=control.architecture, params=control.choices, control=control.label)
-    proposal = _ask(space, known, sampler=sampler, seed=seed)
+    proposal = _ask(space, known, sampler=resolve_sampler(sampler, len(known)), seed=seed)
     return proposal or _draw(space, seen, random.Random(_derive(seed, len(known), "draw")))
 
 

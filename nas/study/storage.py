@@ -43,7 +43,7 @@ def connect_existing(url: str) -> tuple[optuna.storages.RDBStorage, Store]:
             raise StorageError(f"no database {path}; run a search first, or give another with --storage")
         connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS)
         try:
-            check_ours(connection, path)
+            check_ours(connection, path, used=True)
         finally:
             connection.close()
     return _open(url)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy as sa
 import toy
 from optuna.trial import TrialState
 
@@ -18,6 +19,8 @@ from nas.architecture import Architecture
 from nas.evaluation import Evaluation, EvaluationError
 from nas.study import RunFailed, Study, StudyError, run
 from nas.study.binding import differences
+from nas.study.sampler import Proposal
+from nas.study.worker import Worker
 
 
 def states(folder: Path) -> list[TrialState]:
@@ -97,6 +100,67 @@ def test_three_identical_failures_in_a_row_end_the_run(tmp_path: Path) -> None:
         run(study, never, space=toy.space(), budget=8)
     assert len(study.failures()) == 3
     assert study.finished() == 0
+
+
+def test_what_stopped_a_run_is_not_held_against_the_architectures(tmp_path: Path) -> None:
+    study = toy.create(tmp_path)
+    epochs = iter(range(1, 9))
+
+    def busy(architecture: Architecture) -> Evaluation:
+        raise EvaluationError(f"non-finite loss in epoch {next(epochs)}")
+
+    with pytest.raises(RunFailed, match="3 trials in a row failed for the same reason: non-finite loss in epoch 3"):
+        run(study, busy, space=toy.space(), budget=6, sampler="random")
+    run(study, toy.evaluate, space=toy.space(), budget=6, sampler="random")
+    controls = [row.control for row in study.rows()[:4]]
+    assert controls == ["bare", "se everywhere", "eca everywhere", "cbam everywhere"]
+    assert study.finished() == 6
+
+
+def test_a_failing_database_is_not_held_against_the_architecture(tmp_path: Path) -> None:
+    study = toy.create(tmp_path)
+
+    def locked(architecture: Architecture) -> Evaluation:
+        raise sa.exc.OperationalError("INSERT", {}, Exception("database is locked"))
+
+    with pytest.raises(sa.exc.OperationalError):
+        run(study, locked, space=toy.space(), budget=2, sampler="random")
+    assert study.failures() == []
+    run(study, toy.evaluate, space=toy.space(), budget=2, sampler="random")
+    assert [row.control for row in study.rows()] == ["bare", "se everywhere"]
+    assert study.tally().running == 0
+
+
+def test_a_worker_that_was_taken_for_dead_can_be_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = toy.create(tmp_path)
+
+    def interrupt(architecture: Architecture) -> Evaluation:
+        monkeypatch.setattr("nas.study.ledger.is_dead", lambda *_: True)
+        toy.create(tmp_path).repair()
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(study, interrupt, space=toy.space(), budget=2, sampler="random")
+    assert study.tally().waiting == 1
+    assert study.tally().running == 0
+
+
+def test_a_retry_whose_architecture_was_delivered_late_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = toy.create(tmp_path)
+    with Worker(study.store) as worker:
+        with study.lock():
+            trial = study.claim(
+                Proposal(architecture=Architecture(backbone="toy"), control="bare"), worker, toy.space()
+            )
+            study._study.enqueue_trial({}, user_attrs={"architecture": Architecture(backbone="toy").id})
+        assert study.finish(trial, toy.evaluate(Architecture(backbone="toy")))
+    run(study, toy.evaluate, space=toy.space(), budget=3, sampler="random")
+    assert len(architectures(study)) == len(set(architectures(study))) == 3
+    assert study.tally().waiting == study.tally().running == 0
+    assert study.failures() == []
 
 
 def test_an_unforeseen_error_fails_one_trial(tmp_path: Path) -> None:
@@ -224,17 +288,30 @@ def test_killed_in_the_middle_of_a_trial_three_times(tmp_path: Path) -> None:
     assert architectures(study) == architectures(Study.open("whole", toy.url(tmp_path)))
 
 
-def test_a_trial_that_was_measured_but_not_told_is_not_measured_again(tmp_path: Path) -> None:
+def test_a_trial_that_was_measured_but_not_told_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = toy.create(tmp_path)
+    measured: list[str] = []
 
-    def measured_then_killed(architecture: Architecture) -> Evaluation:
-        study.store.put(architecture, toy.PROTOCOL.hash, toy.evaluate(architecture))
+    def through_the_cache(architecture: Architecture) -> Evaluation:
+        found = study.store.get(architecture, toy.PROTOCOL.hash)
+        if found is None:
+            measured.append(architecture.id)
+            found = toy.evaluate(architecture)
+        return found
+
+    def dies(*_arguments: object, **_named: object) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(optuna.Study, "tell", dies)  # after the evaluation was kept, before the trial is told
     with pytest.raises(KeyboardInterrupt):
-        run(study, measured_then_killed, space=toy.space(), budget=1)
-    stored = study.store.get(Architecture(backbone="toy"), toy.PROTOCOL.hash)
-    assert stored == toy.evaluate(Architecture(backbone="toy"))
+        run(study, through_the_cache, space=toy.space(), budget=1)
+    monkeypatch.undo()
+    assert study.finished() == 0
+    run(study, through_the_cache, space=toy.space(), budget=1)
+    assert study.finished() == 1
+    assert len(measured) == 1
 
 
 def test_two_processes_share_a_budget(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_pending_and_failed_architectures_are_not_proposed_again() -> None:
         assert other.architecture.id != proposal.architecture.id
 
 
-def test_auto_depends_on_the_budget() -> None:
+def test_auto_depends_on_what_is_known() -> None:
     assert resolve_sampler("auto", 50) == "gp"
     assert resolve_sampler("auto", 500) == "tpe"
     assert [resolve_sampler(name, 50) for name in SAMPLERS[1:]] == list(SAMPLERS[1:])
