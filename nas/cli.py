@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import shlex
 import signal
 import sys
@@ -30,6 +31,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 the run failed, 2 wrong use, 130 interrupted."""
+    # Threads that wait for each other shall sleep and not spin: on a machine that others use too, spinning threads make
+    # training and timing many times slower. It has to be said before torch loads its thread pool.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
         words.insert(0, "search")
@@ -133,7 +137,7 @@ def _search(arguments: argparse.Namespace) -> int:
 
     fields = {field.name for field in dataclasses.fields(Settings)}
     settings = Settings(**{name: value for name, value in vars(arguments).items() if name in fields})
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
     progress = _Progress(settings.budget)
     try:
         result = search(settings, on_start=progress.start, on_trial=progress.update)
@@ -151,6 +155,11 @@ def _search(arguments: argparse.Namespace) -> int:
     print(f"  python run_search.py export {flags} --out best.json")
     study.close()
     return DONE
+
+
+def _interrupt(*_: object) -> NoReturn:
+    """Treat the wish to end (SIGTERM) as Ctrl-C, also where a shell has made the process ignore Ctrl-C itself."""
+    raise KeyboardInterrupt
 
 
 def _print_answer(study: Study, folder: Path) -> None:

@@ -310,14 +310,20 @@ def test_help_is_quick_to_import_and_names_the_verbs(here: Path, capsys: pytest.
     assert all(verb in printed for verb in ("search", "export", "dashboard"))
 
 
-def test_ctrl_c_ends_with_130_and_loses_nothing(here: Path) -> None:
+@pytest.mark.parametrize(("wish", "ignored"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
+def test_a_wish_to_end_ends_with_130_and_loses_nothing(here: Path, wish: signal.Signals, ignored: bool) -> None:
     words = [sys.executable, str(ROOT / "run_search.py"), "--budget", "50", *QUICK, "--sampler", "random"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    # A shell lets its background processes ignore Ctrl-C, and they inherit that.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    try:
+        process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     database = here / "studies" / "default-digits" / "front.csv"
     while not database.exists() or len(database.read_text().splitlines()) < 2:
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(wish)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command goes on where this one stopped" in said
