@@ -31,9 +31,6 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 the run failed, 2 wrong use, 130 interrupted."""
-    # Threads that wait for each other shall sleep and not spin: on a machine that others use too, spinning threads make
-    # training and timing many times slower. It has to be said before torch loads its thread pool.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
         words.insert(0, "search")
@@ -44,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on where this one stopped", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -102,7 +102,7 @@ def _search_flags(parser: argparse.ArgumentParser) -> None:
     ask.add_argument("--backbone", metavar="NAME", help="timm model, instead of the space's own")
     ask.add_argument("--init", choices=("identity", "paper"), help="how blocks start, instead of the space's own")
     ask.add_argument("--sampler", default="auto", metavar="NAME", help="auto, gp, tpe, nsga2 or random (default: auto)")
-    ask.add_argument("--seed", type=int, default=0, metavar="N", help="seed of split, weights, training and proposals")
+    ask.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything drawn (default: 0)")
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data", default="digits", metavar="NAME_OR_DIR", help="digits, an image folder, or a timm dataset"
@@ -110,15 +110,29 @@ def _search_flags(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--data-dir", metavar="DIR", help="where timm's datasets lie")
     data.add_argument("--download", action="store_true", help="let timm download the data set")
     data.add_argument("--limit", type=int, metavar="N", help="use at most so many images, stratified by class")
-    data.add_argument("--resolution", type=int, metavar="PIXELS", help="height and width of the images, in pixels")
+    data.add_argument(
+        "--resolution",
+        type=int,
+        metavar="PIXELS",
+        help="height and width (default: 32 for digits, else what the images have)",
+    )
     train = parser.add_argument_group("proxy training")
-    train.add_argument("--epochs", type=int, metavar="N", help="epochs of one proxy training")
+    train.add_argument(
+        "--epochs", type=int, metavar="N", help="epochs of one proxy training (default: 3 for digits, else 5)"
+    )
     train.add_argument("--batch-size", type=int, default=64, metavar="N", help="images in one step (default: 64)")
     train.add_argument("--optimizer", default="sgd", metavar="NAME", help="sgd or adamw (default: sgd)")
-    train.add_argument("--learning-rate", type=float, metavar="X", help="peak of the one-cycle schedule")
+    train.add_argument(
+        "--learning-rate",
+        type=float,
+        metavar="X",
+        help="peak of the one-cycle schedule (default: 0.1 for sgd, 0.003 for adamw)",
+    )
     train.add_argument("--weight-decay", type=float, default=5e-4, metavar="X", help="default: 0.0005")
     train.add_argument("--label-smoothing", type=float, default=0.1, metavar="X", help="0 to 1 (default: 0.1)")
-    train.add_argument("--augmentation", metavar="NAME", help="none, shift or shift+flip")
+    train.add_argument(
+        "--augmentation", metavar="NAME", help="none, shift or shift+flip (default: shift for digits, else shift+flip)"
+    )
     device = parser.add_argument_group("device")
     device.add_argument(
         "--device", default="auto", metavar="NAME", help="auto, cuda, cuda:1, mps or cpu (default: auto)"
@@ -126,7 +140,9 @@ def _search_flags(parser: argparse.ArgumentParser) -> None:
     device.add_argument(
         "--latency-seconds", type=float, default=2.0, metavar="S", help="longest sampling of one latency (default: 2)"
     )
-    device.add_argument("--precision", metavar="NAME", help="float32 or bfloat16")
+    device.add_argument(
+        "--precision", metavar="NAME", help="float32 or bfloat16 (default: bfloat16 on a GPU that has it)"
+    )
     device.add_argument(
         "--latency-batch-size", type=int, default=1, metavar="N", help="images in one timed pass (default: 1)"
     )
@@ -207,7 +223,7 @@ def _export(arguments: argparse.Namespace) -> int:
     rows = study.rows()
     if not rows:
         raise ValueError(f"study {study.name!r} has no finished trial yet")
-    row = pick(rows, arguments.pick) if arguments.pick else recommend(rows).row
+    row = pick(rows, arguments.pick) if arguments.pick is not None else recommend(rows).row
     export.write(export.config(study, row), arguments.out)
     study.close()
     print(f"wrote {arguments.out}: trial {row.trial}, {row.architecture.describe()}")

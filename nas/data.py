@@ -178,9 +178,13 @@ def load(
 
 
 def _list(source: str, resolution: int | None, data_dir: str | None, download: bool) -> Listing:
-    folder = Path(source).expanduser()
+    try:
+        folder = Path(source).expanduser()
+        exists = folder.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # no permission, no such user, a null character
+        raise DataError(f"cannot look for the data {source!r}: {error}") from error
     prefix, slash, _ = source.partition("/")
-    by_timm = bool(slash) and prefix.lower() in TIMM_PREFIXES and not folder.exists()
+    by_timm = bool(slash) and prefix.lower() in TIMM_PREFIXES and not exists
     if by_timm:
         return list_timm(source, resolution, data_dir, download)
     if data_dir is not None or download:

@@ -69,7 +69,7 @@ def read(path: str | Path) -> tuple[Architecture, dict[str, Any]]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict) or set(content) != set(_KEYS):
         found = ", ".join(sorted(content)) if isinstance(content, dict) else type(content).__name__
@@ -78,16 +78,18 @@ def read(path: str | Path) -> tuple[Architecture, dict[str, Any]]:
         raise ConfigError(f"{path} has schema {content['schema']!r}, but this version reads {SCHEMA}")
     try:
         architecture = Architecture.from_dict(content["architecture"])
-        Protocol.from_dict(content["protocol"])
+        if not isinstance(content["protocol"], dict):
+            raise ValueError(f"protocol must be a JSON object, but got {content['protocol']!r}")
+        protocol = Protocol.from_dict(content["protocol"])
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
     if architecture.id != content["id"]:
         raise ConfigError(
             f"{path} says id {content['id']!r}, but its architecture has {architecture.id}: it was changed"
         )
-    for key in ("num_classes", "in_channels"):
-        if not isinstance(content[key], int) or isinstance(content[key], bool) or content[key] < 1:
-            raise ConfigError(f"{path}: {key} must be an integer >= 1, but got {content[key]!r}")
+    for key, expected in (("num_classes", protocol.num_classes), ("in_channels", protocol.channels)):
+        if content[key] != expected or isinstance(content[key], bool):
+            raise ConfigError(f"{path} says {key} {content[key]!r}, but its protocol has {expected}: it was changed")
     return architecture, content
 
 

@@ -29,7 +29,9 @@ def replace(path: str | Path, content: bytes) -> None:
     Raises:
         OSError: If the folder cannot be written; an older file of that name is then still whole.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # a link stays a link
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no regular file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:

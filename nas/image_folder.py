@@ -96,12 +96,17 @@ def _image_files(folder: Path) -> list[Path]:
     """Return the images at any depth below a class folder, sorted; at least one."""
     files: list[Path] = []
     others: Counter[str] = Counter()
-    pending = [folder]
+    pending, seen = [folder], {folder.resolve()}
     while pending:
         for path in _entries(pending.pop()):
             suffix = path.suffix.lower()
             if path.is_dir():
+                if path.resolve() in seen:  # a link to a folder above would list the same images again, without end
+                    raise DataError(f"{path} leads to a folder that is listed already; remove the link")
+                seen.add(path.resolve())
                 pending.append(path)
+            elif not path.is_file():
+                raise DataError(f"{path} is no regular file; remove it, or its link")
             elif suffix in UNREADABLE:
                 raise DataError(
                     f"cannot decode {path}: {suffix} is not supported; convert to one of {', '.join(READABLE)}"

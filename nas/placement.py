@@ -195,7 +195,11 @@ class _Probe:
             for index, info in enumerate(declared)
         )
         for stage in self._stages:
-            _check_map(stage, self._outputs[stage.name])
+            try:
+                _check_map(stage, self._outputs[stage.name])
+            except BackboneError as error:
+                hint = "choose a backbone of convolutions, such as resnet18"
+                raise BackboneError(f"{name_of(model)}: {error}; {hint}") from error
 
     def stages(self) -> tuple[Stage, ...]:
         """Return the stages; their position is their index."""
@@ -221,6 +225,12 @@ class _Probe:
         return path, name
 
 
+def name_of(model: nn.Module) -> str:
+    """Return the timm name of a model, or its class's name."""
+    config: dict[str, Any] = getattr(model, "default_cfg", None) or {}
+    return str(config.get("architecture") or type(model).__name__)
+
+
 def _feature_info(model: nn.Module) -> list[dict[str, Any]]:
     info = getattr(model, "feature_info", None)
     if info is None or not hasattr(model, "default_cfg"):
@@ -229,7 +239,10 @@ def _feature_info(model: nn.Module) -> list[dict[str, Any]]:
     known = dict(model.named_modules())
     for index, entry in enumerate(entries):
         if entry["module"] not in known:
-            raise BackboneError(f"stage {index}: {type(model).__name__} has no module {entry['module']!r}")
+            raise BackboneError(
+                f"{name_of(model)}: stage {index} should be {entry['module']!r}, which the classifier does not have; "
+                "choose another backbone, such as resnet18"
+            )
     return entries
 
 

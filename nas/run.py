@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -94,7 +95,12 @@ class Settings:
         if self.study is not None:
             return self.study
         parts = [Path(self.space).stem, Path(self.data).name or "data", *([self.backbone] if self.backbone else [])]
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).strip("-.") or "study"
+        text = "-".join(parts)
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")
+        if len(name) <= 80 and text.isascii():
+            return name or "study"
+        # What was cut off or left out must not make two names one.
+        return f"{name[:80].strip('-._') or 'study'}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
     @property
     def storage_url(self) -> str:

@@ -107,6 +107,8 @@ def check_ours(connection: sqlite3.Connection, path: Path, *, used: bool = False
     """
     try:
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.OperationalError as error:
+        raise StorageError(f"cannot read the database {path}: {error}") from error
     except sqlite3.DatabaseError as error:
         raise StorageError(f"{path} is not an SQLite database ({error}); give another with --storage") from error
     needed = {"studies", "trials", "nas_meta"} if used else {"studies", "trials"} if tables else set()

@@ -209,6 +209,24 @@ def test_export_refuses(
     assert not (here / "best.json").exists()
 
 
+def test_export_keeps_links_and_spares_pipes(study: Study, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "link.json").symlink_to("real.json")
+    assert main(["export", "--out", "link.json"]) == 0
+    assert (here / "link.json").is_symlink()
+    assert (here / "real.json").is_file()
+    capsys.readouterr()
+    os.mkfifo(here / "pipe")
+    assert "is no regular file" in failing(["export", "--out", "pipe"], capsys)
+
+
+def test_a_default_name_is_always_a_folder_name() -> None:
+    from nas.run import Settings
+
+    names = {Settings(data=data).study_name for data in ("pets", "图片", "圖片", "_x", "a" * 150, "a" * 151, "my pets")}
+    assert len(names) == 7
+    assert "default-pets" in names
+
+
 def test_export_asks_which_study(study: Study, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     toy.create(here / "studies", "other").close()
     assert "--study must name a study; the database has: other, toy" in failing(["export"], capsys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 import zlib
@@ -149,6 +150,21 @@ class TestBadInput:
         monkeypatch.setattr(Path, "iterdir", iterdir)
         with pytest.raises(DataError, match=r"cannot read the folder .*: Permission denied"):
             load(str(tmp_path))
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs links and pipes as POSIX has them")
+    def test_links_in_a_circle_and_pipes(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path / "root", {"": 9})
+        (root / "cat" / "again").symlink_to("..")
+        with pytest.raises(DataError, match="again.cat leads to a folder that is listed already"):
+            load(str(root))
+        (root / "cat" / "again").unlink()
+        (root / "cat" / "above").symlink_to(".")
+        with pytest.raises(DataError, match="above leads to a folder that is listed already; remove the link"):
+            load(str(root))
+        (root / "cat" / "above").unlink()
+        os.mkfifo(root / "cat" / "pipe.png")
+        with pytest.raises(DataError, match=r"pipe.png is no regular file"):
+            load(str(root))
 
     def test_no_class_folders(self, tmp_path: Path) -> None:
         write_images(tmp_path, 2)

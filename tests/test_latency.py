@@ -255,7 +255,16 @@ def test_the_interval_of_few_samples_is_their_range() -> None:
         median_interval([])
 
 
-def test_the_words_for_a_cpu_name_its_model_and_threads() -> None:
+def test_the_words_for_a_cpu_tell_sleeping_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    spinning = device_words(torch.device("cpu"))
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    assert device_words(torch.device("cpu")) == f"{spinning} (OMP passive)"
+
+
+def test_the_words_for_a_cpu_name_its_model_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     cpu = torch.device("cpu")
     assert device_words(cpu) == device_words(cpu)
     assert device_words(cpu).startswith("cpu: ")

@@ -37,6 +37,8 @@ def check_name(name: str) -> None:
 def bind(name: str, storage: optuna.storages.BaseStorage, *, space: ResolvedSpace, protocol: Protocol) -> None:
     """Make a study, or check that the one of that name has the same space and protocol. Call it under a lock.
 
+    One that has no trial yet takes the new ones.
+
     Raises:
         StudyError: If it has others, with the difference, or is not ours.
     """
@@ -46,8 +48,10 @@ def bind(name: str, storage: optuna.storages.BaseStorage, *, space: ResolvedSpac
         optuna.create_study(study_name=name, storage=storage, directions=["maximize", "minimize"])
     study = optuna.load_study(study_name=name, storage=storage)
     found = study.user_attrs
-    if _MARK not in found:
-        if study.get_trials(deepcopy=False) or len(study.directions) != len(METRICS):
+    changed = differences({key: found[key] for key in wanted}, wanted) if _MARK in found else []
+    begun = bool(study.get_trials(deepcopy=False))
+    if _MARK not in found or (changed and not begun):
+        if begun or len(study.directions) != len(METRICS):
             raise StudyError(f"study {name!r} was not made by this program; choose another name with --study")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -55,7 +59,6 @@ def bind(name: str, storage: optuna.storages.BaseStorage, *, space: ResolvedSpac
         for key, value in {**wanted, "space_hash": space.hash, _MARK: protocol.hash}.items():
             study.set_user_attr(key, value)
         return
-    changed = differences({key: found[key] for key in wanted}, wanted)
     if changed:
         shown = "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
         raise StudyError(

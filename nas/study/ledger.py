@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -15,7 +16,7 @@ from nas.evaluation import Evaluation
 from nas.front import Row, mark_front
 from nas.protocol import Protocol
 from nas.space import ResolvedSpace
-from nas.store import Store
+from nas.store import StorageError, Store, sqlite_path
 from nas.study.binding import StudyError, bind, check_name, is_bound
 from nas.study.sampler import Known, Proposal, distributions
 from nas.study.storage import connect, connect_existing, lock
@@ -50,6 +51,8 @@ class Study:
         self.store = store
         self._storage = storage
         self._architectures: dict[str, Architecture] = {}
+        self._file = sqlite_path(url)
+        self._inode = _inode(self._file) if self._file is not None else None
         # The study's own sampler is never asked: proposals come from nas.study.sampler.
         self._study = optuna.load_study(study_name=name, storage=storage, sampler=optuna.samplers.RandomSampler(0))
 
@@ -239,6 +242,15 @@ class Study:
             self._storage.set_trial_user_attr(frozen._trial_id, "reason", reason)
             self._study.tell(number, state=TrialState.FAIL)
 
+    def check_database(self) -> None:
+        """Raise if the database's file was removed: SQLite would go on writing to a file that nobody will see.
+
+        Raises:
+            StorageError: If it was.
+        """
+        if self._file is not None and _inode(self._file) != self._inode:
+            raise StorageError(f"the database {self._file} was removed or replaced while the search ran")
+
     def lock(self) -> AbstractContextManager[object]:
         """Return the lock under which trials are started and repaired: one process at a time."""
         return lock(self.url, "ask")
@@ -250,6 +262,13 @@ class Study:
 def _close(storage: optuna.storages.RDBStorage, store: Store) -> None:
     storage.engine.dispose()
     store.close()
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
 
 
 def reason_of(trial: FrozenTrial) -> str:

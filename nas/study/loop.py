@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from nas.architecture import Architecture
 from nas.evaluation import Evaluation, EvaluationError
 from nas.space import ResolvedSpace
+from nas.store import StorageError
 from nas.study.ledger import Study
 from nas.study.sampler import propose, resolve_sampler
 from nas.study.worker import Worker
@@ -101,6 +102,7 @@ def _next(
 ) -> tuple[optuna.Trial | None, Outcome | None]:
     """Start the next trial, or tell how the run ended; neither while other workers are at all that is left."""
     with study.lock():
+        study.check_database()
         study.repair()
         tally = study.tally()
         if tally.finished >= budget:
@@ -126,7 +128,7 @@ def _evaluate(study: Study, trial: optuna.Trial, evaluate: Callable[[Architectur
         raise
     except EvaluationError as error:
         reason = str(error)
-    except (sa.exc.SQLAlchemyError, optuna.exceptions.OptunaError):
+    except (sa.exc.SQLAlchemyError, optuna.exceptions.OptunaError, StorageError):
         raise  # the database failed and not the architecture: the trial is repaired when the search goes on
     except Exception as error:  # one bad architecture must not end a night's search; three alike do
         reason = f"{type(error).__name__}: {error}"

@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from nas.architecture import Architecture
 from nas.evaluation import Evaluation, EvaluationError
+from nas.store import StorageError
 from nas.study import RunFailed, Study, StudyError, run
 from nas.study.binding import differences
 from nas.study.sampler import Proposal
@@ -163,6 +164,26 @@ def test_a_retry_whose_architecture_was_delivered_late_is_dropped(
     assert study.failures() == []
 
 
+def test_a_database_that_is_removed_ends_the_run(tmp_path: Path) -> None:
+    study = toy.create(tmp_path)
+
+    def remove(architecture: Architecture) -> Evaluation:
+        if architecture.placements:
+            (tmp_path / "studies.db").unlink()
+        return toy.evaluate(architecture)
+
+    with pytest.raises((StorageError, sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)):
+        run(study, remove, space=toy.space(), budget=6, sampler="random")
+
+
+def test_a_study_without_a_trial_takes_another_space(tmp_path: Path) -> None:
+    toy.create(tmp_path).close()
+    space = toy.space(("se", "simam"))
+    run(toy.create(tmp_path, resolved=space), toy.evaluate, space=space, budget=1)
+    with pytest.raises(StudyError, match="has another space or protocol"):
+        toy.create(tmp_path)
+
+
 def test_an_unforeseen_error_fails_one_trial(tmp_path: Path) -> None:
     study = toy.create(tmp_path)
     calls: list[str] = []
@@ -214,7 +235,7 @@ def test_a_budget_below_one_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_space_or_protocol_is_refused_with_the_difference(tmp_path: Path) -> None:
-    toy.create(tmp_path).close()
+    run(toy.create(tmp_path), toy.evaluate, space=toy.space(), budget=1)
     with pytest.raises(StudyError, match=r"blocks\.cbam: \{.* -> \"absent\""):
         toy.create(tmp_path, resolved=toy.space(("se", "eca", "simam")))
 
