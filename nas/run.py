@@ -143,18 +143,11 @@ def search(
         EvaluationError: If a block of the space cannot run at a stage.
         nas.study.RunFailed: If three trials in a row failed for the same reason.
     """
-    declared = space.load(settings.space)
-    if settings.backbone is not None:
-        declared = dataclasses.replace(declared, backbones=(settings.backbone,))
-    if settings.init is not None:
-        declared = dataclasses.replace(declared, init=settings.init)
+    declared = _declared(settings)
+    (backbone,) = declared.backbones
     from nas import data, evaluate, placement, proxy  # torch and timm, once the cheap mistakes are ruled out
 
-    if len(declared.backbones) > 1:  # the front and the answer compare with one bare backbone
-        raise ValueError(
-            f"a search takes one backbone, but the space has {', '.join(declared.backbones)}; run one each"
-        )
-    placement.check_name(declared.backbones[0])
+    placement.check_name(backbone)
     device = proxy.select_device(settings.device)
     splits = data.load(
         settings.data,
@@ -165,11 +158,8 @@ def search(
         limit=settings.limit,
     )
     protocol = make_protocol(settings, splits, device)
-    bare = {
-        backbone: placement.create(backbone, num_classes=protocol.num_classes, in_channels=protocol.channels)
-        for backbone in declared.backbones
-    }
-    resolved = declared.resolve({backbone: placement.stages(model) for backbone, model in bare.items()})
+    bare = placement.create(backbone, num_classes=protocol.num_classes, in_channels=protocol.channels)
+    resolved = declared.resolve({backbone: placement.stages(bare)})
     evaluate.preflight(resolved, protocol, device)
     files.check_folder(settings.studies)
     study = Study.create(settings.study_name, settings.storage_url, space=resolved, protocol=protocol)
@@ -198,6 +188,20 @@ def search(
         raise RunFailed(f"{type(error).__name__}: {error}") from error
     write_files(study, settings.folder)
     return Result(study=study, outcome=outcome)
+
+
+def _declared(settings: Settings) -> space.SearchSpace:
+    """Return the space that is asked for, with the settings' own backbone and init in place of its."""
+    declared = space.load(settings.space)
+    if settings.backbone is not None:
+        declared = dataclasses.replace(declared, backbones=(settings.backbone,))
+    if settings.init is not None:
+        declared = dataclasses.replace(declared, init=settings.init)
+    if len(declared.backbones) > 1:  # the front and the answer compare with one bare backbone
+        raise ValueError(
+            f"a search takes one backbone, but the space has {', '.join(declared.backbones)}; run one each"
+        )
+    return declared
 
 
 def make_protocol(settings: Settings, splits: Splits, device: torch.device) -> Protocol:
