@@ -97,6 +97,8 @@ class Architecture:
     def canonical(self, stages: Mapping[int, Stage] | tuple[Stage, ...] | list[Stage]) -> Architecture:
         """Return the architecture with every option replaced by its effective value at the stage's width.
 
+        Where a block's published start is an exact identity, both inits build one network, and ``paper`` stands for it.
+
         Two architectures build the same network exactly when their canonical forms are equal.
 
         Args:
@@ -116,7 +118,8 @@ class Architecture:
                 options = BLOCKS[placement.block].canonical(placement.options, stage.channels)
             except ValueError as error:
                 raise ValueError(f"stage {stage.index} ({stage.name}) of {self.backbone}: {error}") from error
-            placements.append(dataclasses.replace(placement, options=options))
+            init = "paper" if BLOCKS[placement.block].starts_as_identity(options) else placement.init
+            placements.append(dataclasses.replace(placement, options=options, init=init))
         return dataclasses.replace(self, placements=tuple(placements))
 
     def to_dict(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import platform
-from collections.abc import Mapping
 
 import timm
 import torch
@@ -20,7 +19,7 @@ from nas.evaluation import Evaluation, EvaluationError, Latency, wilson_interval
 from nas.latency import lock_name, measure
 from nas.locks import DeviceLock
 from nas.protocol import Protocol
-from nas.space import ResolvedSpace
+from nas.space import ResolvedSpace, Site
 from nas.store import Store
 
 LATENCY_TARGET = 0.005
@@ -157,7 +156,7 @@ def preflight(space: ResolvedSpace, protocol: Protocol, device: torch.device) ->
             size = f"{protocol.channels}x{protocol.resolution}x{protocol.resolution}"
             raise EvaluationError(f"{backbone} cannot run on a {size} image: {_first_line(error)}") from error
         for site in sites:
-            for block, options in _one_of_each(dict(site.blocks)):
+            for block, options in _one_of_each(site):
                 call = f"{block}({', '.join(f'{name}={value}' for name, value in options.items())})"
                 try:
                     module = attention.build(block, site.stage.channels, init=space.space.init, **options)
@@ -167,15 +166,15 @@ def preflight(space: ResolvedSpace, protocol: Protocol, device: torch.device) ->
                     raise EvaluationError(f"{call} cannot run at {where}: {_first_line(error)}") from error
 
 
-def _one_of_each(
-    blocks: Mapping[str, Mapping[str, tuple[OptionValue, ...]]],
-) -> list[tuple[str, dict[str, OptionValue]]]:
-    """Return every block with every option value at least once, the other options at their first."""
+def _one_of_each(site: Site) -> list[tuple[str, dict[str, OptionValue]]]:
+    """Return variants in which every value of every option takes part at least once."""
     found = []
-    for block, values in blocks.items():
-        first = {option: choices[0] for option, choices in values.items()}
-        variants = [first] + [{**first, option: value} for option in values for value in values[option][1:]]
-        found += [(block, options) for options in variants]
+    covered: set[tuple[str, str | None, OptionValue]] = set()
+    for block, options in site.variants():
+        parts = {(block, None, None), *((block, option, value) for option, value in options.items())}
+        if not parts <= covered:
+            covered |= parts
+            found.append((block, options))
     return found
 
 

@@ -15,6 +15,7 @@ import math
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +128,28 @@ class Site:
     """Blocks that are possible at the stage's width, each with its distinct effective option values."""
 
     def variants(self) -> Iterator[tuple[str, dict[str, OptionValue]]]:
-        """Yield every block with every combination of its option values."""
+        """Yield every block with every combination of its option values, equal networks once."""
         for block, values in self.blocks.items():
-            for combination in itertools.product(*values.values()):
-                yield block, dict(zip(values, combination, strict=True))
+            seen = set()
+            for chosen in itertools.product(*values.values()):
+                options = BLOCKS[block].canonical(dict(zip(values, chosen, strict=True)), self.stage.channels)
+                key = tuple(options.values())
+                if key not in seen:  # options that have no effect beside others merge
+                    seen.add(key)
+                    yield block, options
+
+    def options(
+        self, block: str, choose: Callable[[str, Sequence[OptionValue]], OptionValue]
+    ) -> dict[str, OptionValue]:
+        """Return the block's effective options from the answers of ``choose``, asked where there is a choice."""
+        chosen: dict[str, OptionValue] = {}
+        for name, values in self.blocks[block].items():
+            option = BLOCKS[block].options[name]
+            if not option.active(chosen):
+                chosen[name] = option.idle(self.stage.channels)
+            else:
+                chosen[name] = choose(name, values) if len(values) > 1 else values[0]
+        return chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,10 +200,7 @@ class ResolvedSpace:
             block = choose(f"{name}.block", (NONE, *site.blocks)) if site.blocks else NONE
             if block == NONE:
                 continue
-            options = {
-                option: choose(f"{name}.{block}.{option}", values) if len(values) > 1 else values[0]
-                for option, values in site.blocks[block].items()
-            }
+            options = site.options(block, partial(_ask, choose, f"{name}.{block}"))
             placements.append(self._placement(site, block=block, options=options))
         return Architecture(backbone=backbone, placements=tuple(placements))
 
@@ -225,9 +241,8 @@ class ResolvedSpace:
         return Control(label=label, architecture=self.sample(choose), choices=choices)
 
     def _placement(self, site: Site, *, block: str, options: Mapping[str, OptionValue]) -> Placement:
-        return Placement(
-            stage=site.stage.index, block=block, options=options, position=self.space.position, init=self.space.init
-        )
+        init = "paper" if BLOCKS[block].starts_as_identity(options) else self.space.init
+        return Placement(stage=site.stage.index, block=block, options=options, position=self.space.position, init=init)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the space as JSON values: for each backbone, stage and block the option values."""
@@ -253,6 +268,12 @@ class ResolvedSpace:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _ask(choose: Choose, prefix: str, option: str, values: Sequence[OptionValue]) -> OptionValue:
+    """Ask for the value of one option under the name that it has in the whole space."""
+    answer: OptionValue = choose(f"{prefix}.{option}", values)
+    return answer
+
+
 def _checked(block: str, values: Values) -> dict[str, tuple[OptionValue, ...]]:
     """Return the named option values of a block, or raise on what no width could make right."""
     if block not in BLOCKS:
@@ -270,7 +291,9 @@ def _checked(block: str, values: Values) -> dict[str, tuple[OptionValue, ...]]:
 
 def _effective(block: str, option: str, values: Sequence[OptionValue], channels: int) -> tuple[OptionValue, ...]:
     """Return the distinct effective values at a width, in the order that the declaration gives."""
-    return tuple(dict.fromkeys(BLOCKS[block].canonical({option: value}, channels)[option] for value in values))
+    known = BLOCKS[block].options[option]
+    checked = [known.check(block, option, value, channels) for value in values]
+    return tuple(dict.fromkeys(known.canonical(value, channels) for value in checked))
 
 
 def names() -> list[str]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.attention import BLOCKS
-from nas.attention.gate import Gate
+from nas.attention.base import Gate
 from nas.attention.options import eca_kernel, hidden_width
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.attention import BLOCKS
-from nas.attention.gate import BatchNorm, Gate
+from nas.attention.base import BatchNorm, Gate
 from nas.attention.options import COORD_FLOOR, hidden_width, largest_group
 
 
@@ -93,7 +93,7 @@ class Shuffle(Gate):
         gated = torch.stack((a * self._channel_gate(a).to(x.dtype), b * self._spatial_gate(b).to(x.dtype)), 2)
         halves = torch.unflatten(gated.flatten(1, 3), 1, (2, -1))  # (B, 2, C / 2, H, W)
         shuffled = halves.transpose(1, 2).flatten(1, 2)  # channel i of the one half beside channel i of the other
-        return shuffled if self.strength is None else x + self.damp(shuffled - x)
+        return self.blend(x, shuffled)
 
     def _channel_gate(self, a: Tensor) -> Tensor:
         return torch.sigmoid(self.channel_weight * a.mean((3, 4), keepdim=True) + self.channel_bias)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.attention import BLOCKS
-from nas.attention.gate import BatchNorm, Gate
+from nas.attention.base import BatchNorm, Gate
 from nas.attention.options import hidden_width
 
 

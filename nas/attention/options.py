@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 OptionValue = int | float | str | None
 """Value of an option; ``None`` stands for the paper's rule at the width at hand. Booleans are not values."""
@@ -60,7 +60,13 @@ def splits(channels: int, groups: int, multiple: int) -> bool:
 
 
 def largest_group(channels: int, multiple: int, limit: int = GROUP_LIMIT) -> int:
-    """Return the largest number of groups, at most ``limit``, that splits the channels; 0 if none does."""
+    """Return the largest number of groups, at most ``limit``, that splits the channels; 0 if none does.
+
+    Args:
+        channels: Width of the map.
+        multiple: What the channels of one group must be a multiple of.
+        limit: Most groups.
+    """
     return max((groups for groups in range(1, limit + 1) if splits(channels, groups, multiple)), default=0)
 
 
@@ -74,6 +80,18 @@ class Option(ABC):
     """Values that are searched unless a search space says otherwise; other values may be allowed, too."""
     help: str
     """One line on what the option does."""
+    when: tuple[str, tuple[OptionValue, ...]] | None = None
+    """An earlier option, and its effective values with which this one has an effect; None for always."""
+
+    def active(self, earlier: Mapping[str, OptionValue]) -> bool:
+        """Return whether the option has an effect beside these effective values of the options before it."""
+        return self.when is None or earlier[self.when[0]] in self.when[1]
+
+    def idle(self, channels: int) -> OptionValue:
+        """Return the effective value that stands for all where the option has no effect: the default, if possible."""
+        return (
+            self.canonical(self.default, channels) if self.allows(self.default, channels) else self.valid(channels)[0]
+        )
 
     def __post_init__(self) -> None:
         for value in (self.default, *self.choices):
@@ -196,22 +214,24 @@ class Groups(Option):
 
     multiple: int = 1
     """What the channels of one group must be a multiple of."""
+    limit: int = GROUP_LIMIT
+    """Most groups where none are asked for."""
 
     @property
     def rule(self) -> str:
         cut = "groups" if self.multiple == 1 else f"({self.multiple} * groups)"
-        return f"None (as many as fit, at most {GROUP_LIMIT}) or an integer >= 1 with channels % {cut} == 0"
+        return f"None (as many as fit, at most {self.limit}) or an integer >= 1 with channels % {cut} == 0"
 
     def allows(self, value: object, channels: int | None) -> bool:
         if value is None:
-            return channels is None or largest_group(channels, self.multiple) > 0
+            return channels is None or largest_group(channels, self.multiple, self.limit) > 0
         if not isinstance(value, int) or not is_int(value) or value < 1:
             return False
         return channels is None or splits(channels, value, self.multiple)
 
     def canonical(self, value: OptionValue, channels: int) -> OptionValue:
         """Return the number of groups."""
-        return largest_group(channels, self.multiple) if value is None else value
+        return largest_group(channels, self.multiple, self.limit) if value is None else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,17 +240,22 @@ class Choice(Option):
 
     names: tuple[str, ...]
     """All names that are allowed; ``choices`` may list fewer."""
+    multiples: Mapping[str, int] = field(default_factory=dict)
+    """For a name that is not possible at every width, what the channels must be a multiple of."""
 
     @property
     def rule(self) -> str:
-        return f"one of {', '.join(self.names)}"
+        rules = {name: f" (channels % {multiple} == 0)" for name, multiple in self.multiples.items()}
+        return f"one of {', '.join(name + rules.get(name, '') for name in self.names)}"
 
     def allows(self, value: object, channels: int | None) -> bool:
-        return isinstance(value, str) and value in self.names
+        if not isinstance(value, str) or value not in self.names:
+            return False
+        return channels is None or channels % self.multiples.get(value, 1) == 0
 
     def valid(self, channels: int) -> tuple[OptionValue, ...]:
-        """Return the names that are searched, in the table's order."""
-        return self.choices
+        """Return the names that are searched and possible at that width, in the table's order."""
+        return tuple(name for name in self.choices if self.allows(name, channels))
 
 
 @dataclass(frozen=True, kw_only=True)

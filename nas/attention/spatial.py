@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.attention import BLOCKS
-from nas.attention.gate import Gate
+from nas.attention.base import Gate
 from nas.attention.options import largest_group
 
 

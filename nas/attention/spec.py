@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from nas.attention.options import Option, OptionValue, is_int, nearest
@@ -32,13 +32,34 @@ class BlockSpec:
     """The class in that module."""
     options: Mapping[str, Option]
     """The block's options by name, in the order of the class's signature."""
+    parameters: str
+    """Number of parameters, as a Python expression; see :meth:`count`."""
+    macs: str
+    """Multiply-accumulates of convolutions and matrix products for one image, as a Python expression."""
+    sizes: Mapping[str, str] = field(default_factory=dict)
+    """Names that the two expressions use beside those of :meth:`count`, each an expression of those before it."""
     min_channels: int = 1
     """Narrowest map on which the block's parameters have any effect."""
+    identity_when: Mapping[str, OptionValue] | None = None
+    """Effective options with which the published start is already an exact identity; {} for always, None for never."""
+    formula: str
+    """The block in one line of text."""
+    claim: str
+    """What the paper claims for it."""
+    costly: str
+    """When it costs much, and when it does not."""
+    traps: str
+    """What goes wrong in code that circulates."""
 
     def __post_init__(self) -> None:
         if self.cost not in COSTS:
             raise ValueError(f"cost of {self.name} must be one of {', '.join(COSTS)}, but got {self.cost!r}")
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+        earlier: set[str] = set()
+        for name, option in self.options.items():
+            if option.when is not None and option.when[0] not in earlier:
+                raise ValueError(f"{self.name}: {name} depends on {option.when[0]}, which must stand before it")
+            earlier.add(name)
 
     def check(self, options: Mapping[str, object], channels: int | None = None) -> dict[str, OptionValue]:
         """Return the options with the defaults filled in.
@@ -68,7 +89,38 @@ class BlockSpec:
             ValueError: As :meth:`check`.
         """
         complete = self.check(options, channels)
-        return {name: self.options[name].canonical(value, channels) for name, value in complete.items()}
+        effective: dict[str, OptionValue] = {}
+        for name, option in self.options.items():
+            active = option.active(effective)
+            effective[name] = option.canonical(complete[name], channels) if active else option.idle(channels)
+        return effective
+
+    def starts_as_identity(self, options: Mapping[str, object]) -> bool:
+        """Return whether ``init="paper"`` already passes the map through exactly, so that both inits are one network.
+
+        Raises:
+            ValueError: As :meth:`check`.
+        """
+        if self.identity_when is None:
+            return False
+        complete = self.check(options)
+        return all(complete[name] == value for name, value in self.identity_when.items())
+
+    def count(self, options: Mapping[str, object], channels: int, height: int, width: int) -> tuple[int, int]:
+        """Return parameters, and multiply-accumulates for one image, by the table's expressions.
+
+        These use C (channels), H (height), W (width), N = H * W (pixels), the effective options by their names, and
+        ``sizes``. They count the block with its published initialisation; the identity may add one scalar.
+
+        Raises:
+            ValueError: As :meth:`check`.
+        """
+        names: dict[str, object] = {"C": channels, "H": height, "W": width, "N": height * width}
+        names |= self.canonical(options, channels)
+        known = {"__builtins__": {}, "max": max, "min": min}
+        for name, expression in self.sizes.items():
+            names[name] = eval(expression, known, names)
+        return int(eval(self.parameters, known, names)), int(eval(self.macs, known, names))
 
     def valid(self, option: str, channels: int) -> tuple[OptionValue, ...]:
         """Return the values searched by default that are possible at that width; no two build the same network.

@@ -12,6 +12,7 @@ import sys
 import pytest
 import torch
 
+from nas.architecture import Stage
 from nas.attention import BLOCKS, INITS, BlockSpec, build
 from nas.attention.options import (
     Choice,
@@ -23,9 +24,19 @@ from nas.attention.options import (
     largest_group,
     nearest,
 )
+from nas.complexity import count
+from nas.space import Site
 
 OPTIONS = [(block, option) for block, spec in BLOCKS.items() for option in spec.options]
 WIDTHS = (1, 2, 3, 4, 7, 8, 20, 24, 48, 64, 96, 100, 256, 512, 2048)
+
+
+def every_value(block, option, channels):
+    """Return the values of an option that are possible at a width: of a choice also those that are not searched."""
+    known = BLOCKS[block].options[option]
+    if isinstance(known, Choice):
+        return tuple(name for name in known.names if known.allows(name, channels))
+    return BLOCKS[block].valid(option, channels)
 
 
 def block_class(spec: BlockSpec) -> type:
@@ -69,6 +80,20 @@ def test_docstring_cites_the_paper_and_its_errors(block):
     assert "Raises:" in text
     if "arxiv.org" in spec.paper:
         assert f"arXiv {spec.paper.rsplit('/', 1)[-1]}" in text.replace("\n", " ")
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 20, 64, 96])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_expressions_count_what_is_built(block, channels):
+    if BLOCKS[block].possible(channels) is not None:
+        pytest.skip(BLOCKS[block].possible(channels))
+    site = Site(
+        stage=Stage(index=0, name="", channels=channels, reduction=1),
+        blocks={block: {option: every_value(block, option, channels) for option in BLOCKS[block].options}},
+    )
+    for _, options in site.variants():
+        counted = count(build(block, channels, **options), (channels, 5, 7))
+        assert BLOCKS[block].count(options, channels, 5, 7) == (counted.parameters, counted.macs), options
 
 
 @pytest.mark.parametrize(("block", "option"), OPTIONS)
@@ -267,6 +292,66 @@ def test_impossible_widths_name_the_rule():
     assert "at least 2" in BLOCKS["psa"].possible(1)
     with pytest.raises(ValueError, match=r"channels % \(2 \* groups\) == 0, but no value fits 7 channels"):
         BLOCKS["shuffle"].canonical({"groups": 1}, 7)
+
+
+@pytest.fixture
+def dependent() -> BlockSpec:
+    """A row whose second option has an effect only with some values of the first."""
+    branch = Choice(default="both", choices=("both", "left"), names=("both", "left", "right"), help="")
+    return dataclasses.replace(
+        BLOCKS["se"],
+        options={
+            "branch": branch,
+            "reduction": Reduction(default=16, choices=(4, 16), when=("branch", ("both", "left")), help=""),
+        },
+        identity_when={"branch": "right"},
+    )
+
+
+def test_an_option_without_effect_takes_its_default(dependent):
+    assert dependent.canonical({"branch": "right", "reduction": 4}, 64) == {"branch": "right", "reduction": 16}
+    assert dependent.canonical({"branch": "left", "reduction": 4}, 64) == {"branch": "left", "reduction": 4}
+    assert dependent.canonical({"branch": "right"}, 8) == {"branch": "right", "reduction": 4}
+
+
+def test_whether_the_published_start_is_an_identity_may_depend_on_options(dependent):
+    assert dependent.starts_as_identity({"branch": "right"})
+    assert not dependent.starts_as_identity({})
+    assert dataclasses.replace(dependent, identity_when={}).starts_as_identity({})
+    assert not BLOCKS["se"].starts_as_identity({})
+
+
+def test_a_dependent_option_must_stand_behind_the_one_that_it_depends_on(dependent):
+    turned = dict(reversed(list(dependent.options.items())))
+    with pytest.raises(ValueError, match="reduction depends on branch, which must stand before it"):
+        dataclasses.replace(dependent, options=turned)
+
+
+def test_variants_of_a_site_merge_options_without_effect(dependent, monkeypatch):
+    monkeypatch.setattr("nas.space.BLOCKS", {**BLOCKS, "se": dependent})
+    values = {"branch": ("both", "right"), "reduction": (4, 16)}
+    site = Site(stage=Stage(index=0, name="", channels=64, reduction=1), blocks={"se": values})
+    assert list(site.variants()) == [
+        ("se", {"branch": "both", "reduction": 4}),
+        ("se", {"branch": "both", "reduction": 16}),
+        ("se", {"branch": "right", "reduction": 16}),
+    ]
+    asked = []
+
+    def last(name, options):
+        asked.append(name)
+        return options[-1]
+
+    assert site.options("se", last) == {"branch": "right", "reduction": 16}
+    assert asked == ["branch"]
+
+
+def test_a_name_that_needs_a_multiple_of_channels_says_so():
+    option = Choice(default="a", choices=("a", "b"), names=("a", "b"), multiples={"b": 4}, help="")
+    assert option.valid(6) == ("a",)
+    assert option.valid(8) == ("a", "b")
+    with pytest.raises(ValueError, match=r"must be one of a, b \(channels % 4 == 0\), but got 'b' at 6 channels"):
+        option.check("x", "y", "b", 6)
 
 
 def test_nearest_tolerates_anything():

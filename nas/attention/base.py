@@ -1,4 +1,4 @@
-"""What all blocks share: how a gate meets the map, and a batch normalisation that survives a single value."""
+"""What all blocks share: how they start, how a gate meets the map, and a batch normalisation for single values."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from nas.attention.options import nearest
 from nas.attention.spec import INITS
 
 
-class Gate(nn.Module):
-    """Base of the blocks: multiplies a map by gates, fully or to a learnable degree.
+class Block(nn.Module):
+    """Base of the blocks: a module that keeps the shape of a map and, on demand, starts as the identity.
 
-    With ``init="identity"`` one scalar parameter, ``strength``, starts at 0 and pulls every gate towards 1:
-    ``1 + strength * (gate - 1)``. At 0 the gate is exactly 1, and so the output exactly the input; at 1 the block is
-    the paper's. The scalar acts on the gates, most of which are small, rather than on the map. While it is exactly 0 it
-    is the only parameter with a gradient; its first step opens the others. With ``init="paper"`` there is none.
+    With ``init="identity"`` one scalar parameter, ``strength``, starts at 0 and decides how much of the block there is:
+    at 0 its output is exactly its input, at 1 it is the paper's. While it is exactly 0 it is the only parameter with a
+    gradient; its first step opens the others. With ``init="paper"`` there is none.
+
+    Blocks whose published start is already an exact identity, mostly by a factor gamma that starts at 0, need no second
+    such factor, which would leave both without a gradient: they pass ``adds_strength=False``.
+
+    Args:
+        init: ``paper`` or ``identity``.
+        adds_strength: Whether the identity takes a parameter of its own.
 
     Raises:
         ValueError: If ``init`` is neither ``paper`` nor ``identity``.
@@ -24,16 +30,29 @@ class Gate(nn.Module):
 
     strength: nn.Parameter | None
 
-    def __init__(self, init: str) -> None:
+    def __init__(self, init: str, *, adds_strength: bool = True) -> None:
         super().__init__()
         if init not in INITS:
             raise ValueError(f"init must be one of {', '.join(INITS)}, but got {init!r}{nearest(init, INITS)}")
-        # 0-dimensional, so that it never promotes a half-precision gate to its own type
-        self.register_parameter("strength", nn.Parameter(torch.zeros(())) if init == "identity" else None)
+        added = init == "identity" and adds_strength
+        # 0-dimensional, so that it never promotes a half-precision map to its own type
+        self.register_parameter("strength", nn.Parameter(torch.zeros(())) if added else None)
 
     def damp(self, term: Tensor) -> Tensor:
         """Return what an additive term contributes: nothing at strength 0, all of it at strength 1."""
         return term if self.strength is None else self.strength * term
+
+    def blend(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the way from ``x`` to ``y``, for blocks that replace the map: ``x`` at strength 0, ``y`` at 1."""
+        y = y.to(x.dtype)
+        return y if self.strength is None else x + self.strength * (y - x)
+
+
+class Gate(Block):
+    """Base of the blocks that multiply a map by gates. The strength pulls every gate towards 1.
+
+    It acts on the gates, most of which are small, rather than on the map.
+    """
 
     def open(self, gate: Tensor) -> Tensor:
         """Return the effective multiplicative gate: 1 at strength 0, ``gate`` at strength 1."""
