@@ -1,4 +1,4 @@
-"""What all blocks share: how they start, how a gate meets the map, and a batch normalisation for single values."""
+"""What all blocks share: how they start, how a gate meets the map, means, and a batch normalisation."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Block(nn.Module):
     def blend(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the way from ``x`` to ``y``, for blocks that replace the map: ``x`` at strength 0, ``y`` at 1."""
         y = y.to(x.dtype)
-        return y if self.strength is None else x + self.strength * (y - x)
+        return y if self.strength is None else torch.lerp(x, y, self.strength.to(x.dtype))
 
 
 class Gate(Block):
@@ -56,11 +56,25 @@ class Gate(Block):
 
     def open(self, gate: Tensor) -> Tensor:
         """Return the effective multiplicative gate: 1 at strength 0, ``gate`` at strength 1."""
-        return gate if self.strength is None else 1 + self.strength * (gate - 1)
+        # not 1 + strength * (gate - 1): a pass less, and a tensor less to keep, where the gate is as large as the map
+        return gate if self.strength is None else self.strength * gate + (1 - self.strength)
 
     def scale(self, x: Tensor, gate: Tensor) -> Tensor:
         """Return ``x`` times the effective gate, in the type of ``x``: autocast computes some gates in float32."""
         return x * self.open(gate).to(x.dtype)
+
+
+def mean(x: Tensor, dims: tuple[int, ...] = (2, 3), *, keepdim: bool = False) -> Tensor:
+    """Return the mean over axes, by default over the pixels, as a sum.
+
+    The gradient of a sum is one value repeated by a view; torch writes that of its ``mean`` out, a pass over the map.
+    """
+    count = 1
+    for dim in dims:
+        count = count * x.shape[dim]
+    # named, or autocast would choose float32; a sum may leave the range of float16
+    dtype = torch.float32 if x.dtype == torch.float16 else x.dtype
+    return (x.sum(dims, keepdim=keepdim, dtype=dtype) / count).to(x.dtype)
 
 
 class BatchNorm(nn.BatchNorm2d):

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.attention import BLOCKS
-from nas.attention.base import Gate
-from nas.attention.options import eca_kernel, hidden_width
+from nas.attention.base import Gate, mean
+from nas.attention.widths import eca_kernel, hidden_width
 
 
 class SE(Gate):
@@ -38,8 +38,7 @@ class SE(Gate):
         self.expand = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = x.mean((2, 3))  # (B, C)
-        gate = torch.sigmoid(self.expand(F.relu(self.reduce(mean))))
+        gate = torch.sigmoid(self.expand(F.relu(self.reduce(mean(x)))))  # (B, C)
         return self.scale(x, gate[:, :, None, None])
 
 
@@ -66,6 +65,8 @@ class ECA(Gate):
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = x.mean((2, 3))  # (B, C)
-        gate = torch.sigmoid(self.conv(mean.unsqueeze(1)).squeeze(1))
+        size = self.conv.weight.shape[2]
+        neighbours = F.pad(mean(x), (size // 2, size // 2)).unfold(1, size, 1)  # (B, C, k)
+        # a product of matrices: the gradients of a convolution this small would take longer than all the rest
+        gate = torch.sigmoid(F.linear(neighbours, self.conv.weight[0])).squeeze(2)  # (B, C)
         return self.scale(x, gate[:, :, None, None])

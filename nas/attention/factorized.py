@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.attention import BLOCKS
-from nas.attention.base import BatchNorm, Gate
-from nas.attention.options import COORD_FLOOR, hidden_width, largest_group
+from nas.attention.base import BatchNorm, Gate, mean
+from nas.attention.widths import COORD_FLOOR, hidden_width, largest_group
 
 
 class Coord(Gate):
@@ -44,8 +44,8 @@ class Coord(Gate):
         self.columns = nn.Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        row_means = x.mean(3, keepdim=True)  # (B, C, H, 1)
-        column_means = x.mean(2, keepdim=True).transpose(2, 3)  # (B, C, W, 1)
+        row_means = mean(x, (3,), keepdim=True)  # (B, C, H, 1)
+        column_means = mean(x, (2,), keepdim=True).transpose(2, 3)  # (B, C, W, 1)
         features = F.hardswish(self.norm(self.reduce(torch.cat((row_means, column_means), 2))))
         row_features, column_features = torch.split(features, [x.shape[2], x.shape[3]], 2)
         row_gate = torch.sigmoid(self.rows(row_features))  # (B, C, H, 1)
@@ -96,14 +96,15 @@ class Shuffle(Gate):
         return self.blend(x, shuffled)
 
     def _channel_gate(self, a: Tensor) -> Tensor:
-        return torch.sigmoid(self.channel_weight * a.mean((3, 4), keepdim=True) + self.channel_bias)
+        return torch.sigmoid(self.channel_weight * mean(a, (3, 4), keepdim=True) + self.channel_bias)
 
     def _spatial_gate(self, b: Tensor) -> Tensor:
-        # by hand: nn.GroupNorm refuses a single 1x1 map, where the normalised value is simply 0
-        centred = b - b.mean((3, 4), keepdim=True)
-        deviation = torch.sqrt((centred * centred).mean((3, 4), keepdim=True) + 1e-5)
-        slope = self.spatial_weight * self.norm_weight / deviation
-        return torch.sigmoid(slope * centred + (self.spatial_weight * self.norm_bias + self.spatial_bias))
+        # both affine maps in one; not F.group_norm, which refuses a single 1x1 map: its normalised value is simply 0
+        slope = (self.spatial_weight * self.norm_weight).flatten()
+        shift = (self.spatial_weight * self.norm_bias + self.spatial_bias).flatten()
+        width = b.shape[2]
+        logits = torch.group_norm(b.reshape(-1, width, *b.shape[3:]), width, slope, shift, eps=1e-5)
+        return torch.sigmoid(logits).reshape(b.shape)
 
 
 class PSA(Gate):
@@ -163,6 +164,6 @@ class PSA(Gate):
 
     def spatial_gate(self, x: Tensor) -> Tensor:
         """Return the gate per pixel, (B, 1, H, W)."""
-        query = self.spatial_query(x.mean((2, 3))).softmax(1)  # (B, h)
+        query = self.spatial_query(mean(x)).softmax(1)  # (B, h)
         direction = query @ self.spatial_value.weight  # (B, C)
         return torch.sigmoid(torch.einsum("bchw,bc->bhw", x, direction.to(x.dtype)))[:, None]

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.attention import BLOCKS
-from nas.attention.base import BatchNorm, Gate
-from nas.attention.options import hidden_width
+from nas.attention.base import BatchNorm, Gate, mean
+from nas.attention.widths import hidden_width
 
 
 class CBAM(Gate):
@@ -53,14 +53,15 @@ class CBAM(Gate):
 
     def channel_gate(self, x: Tensor) -> Tensor:
         """Return the gate per channel, (B, C, 1, 1)."""
-        pools = torch.stack((x.mean((2, 3)), x.amax((2, 3))))  # (2, B, C)
+        # max, not amax, here and below: its gradient goes to one of several equal values, as in the authors' code,
+        # and is much cheaper
+        pools = torch.stack((mean(x), x.flatten(2).max(2).values))  # (2, B, C)
         logits = self.expand(F.relu(self.reduce(pools))).sum(0)
         return torch.sigmoid(logits)[:, :, None, None]
 
     def spatial_gate(self, x: Tensor) -> Tensor:
         """Return the gate per pixel, (B, 1, H, W)."""
-        # max, not amax: over channels it is the faster one with its gradient
-        planes = torch.cat((x.max(1, keepdim=True).values, x.mean(1, keepdim=True)), 1)
+        planes = torch.cat((x.max(1, keepdim=True).values, mean(x, (1,), keepdim=True)), 1)
         return torch.sigmoid(self.norm(self.conv(planes)))
 
 
@@ -111,10 +112,11 @@ class BAM(Gate):
         return nn.Conv2d(hidden, channels, 1, bias=False), BatchNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        per_channel = self.channel(x.mean((2, 3), keepdim=True))  # (B, C, 1, 1)
+        per_channel = self.channel(mean(x, keepdim=True))  # (B, C, 1, 1)
         per_pixel = self.spatial(x)  # (B, 1, H, W)
         logits = per_channel + per_pixel if self.combine == "add" else per_channel * per_pixel
-        return x * (1 + self.damp(torch.sigmoid(logits))).to(x.dtype)
+        # not x * (1 + ...), which would keep one more map for the gradient
+        return x + x * self.damp(torch.sigmoid(logits)).to(x.dtype)
 
 
 class GAM(Gate):

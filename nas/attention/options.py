@@ -1,7 +1,6 @@
 """Options of the attention blocks: what a value may be, which values are searched, which of them build equal networks.
 
-The width rules are plain functions, called by the table of blocks and by the blocks themselves, so that what is offered
-and what is built cannot drift apart. Nothing here needs torch.
+Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -12,15 +11,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from nas.attention.widths import (
+    GROUP_LIMIT,
+    HEAD_LIMIT,
+    HIDDEN_FLOOR,
+    LOCAL_EXTENTS,
+    eca_kernel,
+    fitting_heads,
+    hidden_width,
+    is_int,
+    is_odd_kernel,
+    largest_group,
+    splits,
+)
+
 OptionValue = int | float | str | None
 """Value of an option; ``None`` stands for the paper's rule at the width at hand. Booleans are not values."""
-
-HIDDEN_FLOOR = 4
-"""Fewest hidden units of a bottleneck: ``channels // reduction`` alone reaches 0, a gate that ignores its input."""
-COORD_FLOOR = 8
-"""Fewest hidden units in coordinate attention, from its paper."""
-GROUP_LIMIT = 64
-"""Groups where none are asked for, in SGE and in shuffle attention, if that many fit the width."""
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
@@ -28,46 +34,6 @@ def nearest(word: object, known: Iterable[str]) -> str:
     by_lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1) if isinstance(word, str) else []
     return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
-
-
-def is_int(value: object) -> bool:
-    """Return whether a value is an integer; ``True`` and ``False`` are not."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def hidden_width(channels: int, reduction: int, floor: int = HIDDEN_FLOOR) -> int:
-    """Return the hidden units of a bottleneck, never fewer than ``floor`` unless the map itself is narrower."""
-    return max(channels // reduction, min(floor, channels))
-
-
-def eca_kernel(channels: int) -> int:
-    """Return ECA's adaptive kernel size: the odd number nearest to (log2(channels) + 1) / 2, ties upward.
-
-    The rule of arXiv 1910.03151 with its gamma = 2 and b = 1. The half's whole part is ``bit_length // 2`` exactly.
-    """
-    whole = channels.bit_length() // 2
-    return whole if whole % 2 else whole + 1
-
-
-def is_odd_kernel(size: object) -> bool:
-    """Return whether a kernel size is an odd integer >= 1; an even one cannot keep the map's shape."""
-    return isinstance(size, int) and is_int(size) and size >= 1 and size % 2 == 1
-
-
-def splits(channels: int, groups: int, multiple: int) -> bool:
-    """Return whether each of the groups gets the same number of channels, a multiple of ``multiple``."""
-    return channels % (multiple * groups) == 0
-
-
-def largest_group(channels: int, multiple: int, limit: int = GROUP_LIMIT) -> int:
-    """Return the largest number of groups, at most ``limit``, that splits the channels; 0 if none does.
-
-    Args:
-        channels: Width of the map.
-        multiple: What the channels of one group must be a multiple of.
-        limit: Most groups.
-    """
-    return max((groups for groups in range(1, limit + 1) if splits(channels, groups, multiple)), default=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,14 +134,21 @@ class Reduction(Option):
 
 @dataclass(frozen=True, kw_only=True)
 class Count(Option):
-    """A plain integer >= 1; every value is another network."""
+    """A plain integer in a range; every value is another network."""
+
+    low: int = 1
+    """Least value."""
+    high: int | None = None
+    """Greatest value; None for no limit."""
 
     @property
     def rule(self) -> str:
-        return "an integer >= 1"
+        return f"an integer >= {self.low}" if self.high is None else f"an integer from {self.low} to {self.high}"
 
     def allows(self, value: object, channels: int | None) -> bool:
-        return isinstance(value, int) and is_int(value) and value >= 1
+        if not isinstance(value, int) or not is_int(value):
+            return False
+        return value >= self.low and (self.high is None or value <= self.high)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,3 +255,54 @@ class Number(Option):
         checked = super().check(block, name, value, channels)
         assert isinstance(checked, (int, float))
         return float(checked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads(Option):
+    """Heads of an attention; None is as many as fit, at most 8, of at least 8 channels each."""
+
+    @property
+    def rule(self) -> str:
+        return f"None (as many as fit, at most {HEAD_LIMIT}) or an integer >= 1 with channels % heads == 0"
+
+    def allows(self, value: object, channels: int | None) -> bool:
+        if value is None:
+            return True
+        if not isinstance(value, int) or not is_int(value) or value < 1:
+            return False
+        return channels is None or channels % value == 0
+
+    def canonical(self, value: OptionValue, channels: int) -> OptionValue:
+        """Return the number of heads."""
+        return fitting_heads(channels) if value is None else value
+
+    def valid(self, channels: int) -> tuple[OptionValue, ...]:
+        """Return the choices that leave a head at least 8 channels; one head is always among the possible."""
+        most = fitting_heads(channels)
+        return tuple(value for value in super().valid(channels) if isinstance(value, int) and value <= most)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupWidth(Option):
+    """Channels that a grouped convolution mixes; 1 is a depthwise one."""
+
+    @property
+    def rule(self) -> str:
+        return "an integer >= 1 that divides the channels"
+
+    def allows(self, value: object, channels: int | None) -> bool:
+        if not isinstance(value, int) or not is_int(value) or value < 1:
+            return False
+        return channels is None or channels % value == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent(Option):
+    """Extent of a neighbourhood in pixels; 0 is the whole map."""
+
+    @property
+    def rule(self) -> str:
+        return f"0 (global) or one of {', '.join(map(str, LOCAL_EXTENTS))}"
+
+    def allows(self, value: object, channels: int | None) -> bool:
+        return is_int(value) and value in (0, *LOCAL_EXTENTS)

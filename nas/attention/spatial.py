@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from nas.attention import BLOCKS
-from nas.attention.base import Gate
-from nas.attention.options import largest_group
+from nas.attention.base import Gate, mean
+from nas.attention.widths import largest_group
 
 
 class SGE(Gate):
@@ -42,11 +42,13 @@ class SGE(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         grouped = torch.unflatten(x, 1, (self.groups, -1))  # (B, G, D, H, W)
-        similarity = (grouped * grouped.mean((3, 4), keepdim=True)).sum(2)  # (B, G, H, W)
-        centred = similarity - similarity.mean((2, 3), keepdim=True)
-        pixels = x.shape[2] * x.shape[3]
-        deviation = similarity.std((2, 3), correction=min(1, pixels - 1), keepdim=True)
-        gate = torch.sigmoid(self.weight * centred / (deviation + 1e-5) + self.bias)
+        similarity = (grouped * mean(grouped, (3, 4), keepdim=True)).sum(2)  # (B, G, H, W)
+        # adds the negative: the gradient of a difference would negate the whole map before it is summed
+        centred = similarity + -mean(similarity, keepdim=True)
+        # by the norm: torch's std is several times slower, and a square root has no gradient on constant maps
+        norm = torch.linalg.vector_norm(centred, dim=(2, 3), keepdim=True)
+        deviation = norm / max(x.shape[2] * x.shape[3] - 1, 1) ** 0.5
+        gate = torch.sigmoid(centred * (self.weight / (deviation + 1e-5)) + self.bias)
         return self.scale(grouped, gate.unsqueeze(2)).flatten(1, 2)
 
 
@@ -77,7 +79,10 @@ class SimAM(Gate):
         self.lambda_ = lambda_
 
     def forward(self, x: Tensor) -> Tensor:
-        centred = x - x.mean((2, 3), keepdim=True)
+        # adds the negative: the gradient of a difference would negate the whole map before it is summed
+        centred = x + -mean(x, keepdim=True)
         energy = centred * centred  # not pow, which autocast would compute in float32
-        variance = energy.sum((2, 3), keepdim=True) / max(x.shape[2] * x.shape[3] - 1, 1)
-        return self.scale(x, torch.sigmoid(energy / (4 * (variance + self.lambda_)) + 0.5))
+        pixels = x.shape[2] * x.shape[3]
+        variance = mean(energy, keepdim=True) * (pixels / max(pixels - 1, 1))
+        # divides the small factor, so that the map is only multiplied
+        return self.scale(x, torch.sigmoid(energy * (0.25 / (variance + self.lambda_)) + 0.5))

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from nas.attention.options import Option, OptionValue, is_int, nearest
+from nas.attention.options import Option, OptionValue, nearest
+from nas.attention.widths import is_int
 
 COSTS = ("channel", "spatial", "joint", "mixing", "global")
 """Cost classes: gates per channel, per pixel, both; dense convolutions over the whole map; all pairs of pixels."""

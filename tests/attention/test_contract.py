@@ -13,9 +13,12 @@ from nas.attention import BLOCKS, INITS, build
 
 every_block = pytest.mark.parametrize("block", BLOCKS)
 every_init = pytest.mark.parametrize("init", INITS)
+WIDTHS = (1, 3, 8, 20, 64, 512)
 every_width = pytest.mark.parametrize(
-    ("block", "channels"), [(b, c) for b in BLOCKS for c in (1, 3, 8, 20, 64) if BLOCKS[b].possible(c) is None]
+    ("block", "channels"), [(b, c) for b in BLOCKS for c in WIDTHS if BLOCKS[b].possible(c) is None]
 )
+OTHER_STARTS = [block for block in BLOCKS if not BLOCKS[block].starts_as_identity({})]
+"""Blocks whose published start is no identity: ``init`` decides what they are."""
 either_mode = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 
 
@@ -25,12 +28,25 @@ def built(block, channels, **arguments):
     return build(block, channels, **arguments)
 
 
+@pytest.mark.parametrize("channels", WIDTHS)
+@every_block
+def test_every_width_works_or_is_refused_with_the_rule(block, channels):
+    if BLOCKS[block].possible(channels) is None:
+        build(block, channels)
+    else:
+        with pytest.raises(ValueError, match=r"channels.* must be|must be .*channels"):
+            build(block, channels)
+
+
 @every_width
 @every_init
 @either_mode
 def test_keeps_shape_on_any_map(block, init, channels, training):
     module = built(block, channels, init=init).train(training)
-    for batch, height, width in ((1, 1, 1), (2, 1, 1), (1, 5, 9), (3, 4, 1), (2, 7, 7)):
+    shapes = [(1, 1, 1), (2, 1, 1), (1, 5, 9), (3, 4, 1), (2, 7, 7)]
+    if channels in (8, 20):  # wider ones would take seconds each
+        shapes.append((1, 56, 56))
+    for batch, height, width in shapes[:3] if channels == 512 else shapes:
         x = torch.randn(batch, channels, height, width)
         before = x.clone()
         y = module(x)
@@ -53,6 +69,33 @@ def test_identity_init_passes_the_map_through_exactly(block, channels, training)
 
 
 @every_block
+@either_mode
+def test_published_start_is_an_identity_where_the_table_says_so(block, training):
+    module = built(block, 16).train(training)
+    x = 3 * torch.randn(2, 16, 5, 9)
+    assert torch.equal(module(x), x) == BLOCKS[block].starts_as_identity({})
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block not in OTHER_STARTS])
+def test_both_inits_are_one_network_where_the_published_start_is_an_identity(block):
+    paper, identity = built(block, 16), built(block, 16, init="identity")
+    assert [name for name, _ in paper.named_parameters()] == [name for name, _ in identity.named_parameters()]
+    assert all(torch.equal(one, other) for one, other in zip(paper.parameters(), identity.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block not in OTHER_STARTS])
+def test_a_published_identity_trains(block):
+    module = built(block, 16)
+    optimiser = torch.optim.SGD(module.parameters(), lr=1.0)
+    x, target = torch.randn(2, 8, 16, 5, 4)
+    for _ in range(2):  # the first step moves gamma alone
+        optimiser.zero_grad()
+        ((module(x) - target) ** 2).mean().backward()
+        optimiser.step()
+    assert all(parameter.grad.abs().max() > 0 for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("block", OTHER_STARTS)
 def test_identity_init_adds_one_scalar_to_the_papers_parameters(block):
     paper, identity = built(block, 16), built(block, 16, init="identity")
     assert set(identity.state_dict()) - set(paper.state_dict()) == {"strength"}
@@ -65,7 +108,7 @@ def test_identity_init_adds_one_scalar_to_the_papers_parameters(block):
     torch.testing.assert_close(identity.eval()(x), paper.eval()(x))
 
 
-@every_block
+@pytest.mark.parametrize("block", OTHER_STARTS)
 def test_identity_init_trains(block, randomise):
     module = built(block, 16, init="identity")
     module = randomise(module, strength=0.0)
@@ -84,7 +127,7 @@ def test_identity_init_trains(block, randomise):
 def test_a_gradient_reaches_every_parameter(block, init, channels, randomise):
     # random weights: at the paper's start SGE and shuffle attention hide some behind a factor of 0
     module = built(block, channels, init=init)
-    module = randomise(module, strength=0.5 if init == "identity" else None)
+    module = randomise(module, strength=0.5 if module.strength is not None else None)
     # many images: a hidden unit that is on in all of them moves nothing once a batch normalisation follows
     x = torch.randn(32, channels, 5, 4, requires_grad=True)
     (module(x) * torch.randn(x.shape)).sum().backward()
@@ -105,6 +148,20 @@ def test_constant_maps_give_finite_outputs_and_gradients(block, init, training, 
     x = torch.full(shape, value, requires_grad=True)
     y = module(x)
     y.sum().backward()
+    assert y.isfinite().all()
+    assert x.grad.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
+
+
+@every_block
+@every_init
+@pytest.mark.parametrize("autocast", [False, True], ids=["bfloat16 module", "autocast"])
+def test_large_maps_in_half_precision_give_finite_outputs_and_gradients(block, init, autocast):
+    module = built(block, 16, init=init).to(torch.float32 if autocast else torch.bfloat16)
+    x = (1e4 * torch.randn(2, 16, 6, 5)).bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = module(x)
+    y.float().mean().backward()
     assert y.isfinite().all()
     assert x.grad.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
@@ -154,8 +211,8 @@ def test_memory_layout_does_not_matter(block, init):
 @every_block
 @every_init
 def test_images_do_not_meet_in_eval_mode(block, init, randomise):
-    module = randomise(built(block, 16, init=init)).eval()
-    x = torch.randn(3, 16, 6, 5)
+    module = randomise(built(block, 16, init=init)).double().eval()
+    x = torch.randn(3, 16, 6, 5, dtype=torch.float64)
     for index in range(3):
         torch.testing.assert_close(module(x)[index], module(x[index : index + 1])[0])
 
