@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nas.attention import BLOCKS, INITS
-from nas.attention.options import OptionValue, is_int, nearest
+from nas.attention.options import OptionValue, nearest
+from nas.attention.widths import is_int
 
 SCHEMA = 1
 """Version of the JSON form; a reader refuses a version that it does not know."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import shlex
 import signal
 import sys
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(_VERBS[arguments.verb](arguments))
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on where this one stopped", file=sys.stderr)
+        goes_on = "; the same command goes on where this one stopped" if arguments.verb == "search" else ""
+        print(f"\ninterrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -71,13 +73,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {nas.__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="verb", required=True, parser_class=_Parser)
-    common = _Parser(add_help=False)
+    plain = _Parser(add_help=False)
+    plain.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    common = _Parser(add_help=False, parents=[plain])
     common.add_argument(
         "--studies", metavar="DIR", default="studies", help="folder where studies land (default: studies)"
     )
     common.add_argument("--storage", metavar="URL", help="database (default: sqlite:///DIR/studies.db)")
     common.add_argument("--study", metavar="NAME", help="name of the study; the same name resumes it")
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     _search_flags(verbs.add_parser("search", parents=[common], help="search (the default)"))
     export = verbs.add_parser("export", parents=[common], help="write the config of an architecture")
     export.add_argument(
@@ -88,7 +91,37 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", metavar="FILE", default="best.json", help="file to write (default: best.json)")
     board = verbs.add_parser("dashboard", parents=[common], help="open the studies in optuna-dashboard on 127.0.0.1")
     board.add_argument("--port", type=int, default=8080, help="TCP port (default: 8080)")
+    blocks = verbs.add_parser("blocks", parents=[plain], help="list the blocks, or show all that is known of one")
+    blocks.add_argument("name", nargs="?", metavar="NAME", help="one block (default: all)")
+    blocks.add_argument(
+        "--channels", type=int, default=64, metavar="C", help="channels of the map for values and counts (default: 64)"
+    )
+    blocks.add_argument(
+        "--map", type=int, default=14, metavar="PIXELS", help="height and width of the map, in pixels (default: 14)"
+    )
+    _costs_flags(verbs.add_parser("costs", parents=[plain], help="measure what each block adds at each stage"))
     return parser
+
+
+def _costs_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backbone", metavar="NAME", required=True, help="timm model")
+    parser.add_argument(
+        "--resolution", type=int, required=True, metavar="PIXELS", help="height and width of the images, in pixels"
+    )
+    parser.add_argument("--blocks", metavar="A,B,...", help="names of blocks (default: all)")
+    parser.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto, cuda, cuda:1, mps or cpu (default: auto)"
+    )
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images in one pass (default: 1)")
+    parser.add_argument("--precision", default="float32", metavar="NAME", help="float32 or bfloat16 (default: float32)")
+    parser.add_argument(
+        "--budget-seconds",
+        type=float,
+        default=40.0,
+        metavar="S",
+        help="sampling of the whole table, in seconds; slow cells still get six samples each (default: 40)",
+    )
+    parser.add_argument("--out", metavar="DIR", help="folder to write (default: studies/costs/BACKBONE-RESOLUTION)")
 
 
 def _search_flags(parser: argparse.ArgumentParser) -> None:
@@ -240,6 +273,49 @@ def _dashboard(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _blocks(arguments: argparse.Namespace) -> int:
+    from nas import catalogue
+
+    size = (arguments.channels, arguments.map)
+    print(catalogue.listing(*size) if arguments.name is None else catalogue.entry(arguments.name, *size))
+    return DONE
+
+
+def _costs(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from nas import cost_table, costs, files, heatmap
+
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{arguments.backbone}-{arguments.resolution}")
+    out = Path(arguments.out if arguments.out is not None else Path("studies", "costs", name))
+    bar: Any = None
+
+    def start(cells: int) -> None:
+        nonlocal bar
+        files.check_folder(out)
+        bar = tqdm(total=cells, unit="cell")
+
+    try:
+        measured = costs.measure(
+            arguments.backbone,
+            resolution=arguments.resolution,
+            blocks=None if arguments.blocks is None else [word.strip() for word in arguments.blocks.split(",")],
+            device=arguments.device,
+            batch_size=arguments.batch,
+            precision=arguments.precision,
+            budget_seconds=arguments.budget_seconds,
+            on_start=start,
+            on_cell=lambda cell: bar.update(),
+        )
+    finally:
+        if bar is not None:
+            bar.close()
+    cost_table.write_csv(measured, out / "costs.csv")
+    heatmap.write_heatmap(measured, out / "costs.html")
+    print(f"{cost_table.table(measured)}\n\nnext:\n  open {out / 'costs.html'}")
+    return DONE
+
+
 def _open(arguments: argparse.Namespace) -> Study:
     """Open the study that is named, or the only one that there is."""
     from nas.study import Study, study_names
@@ -254,4 +330,4 @@ def _open(arguments: argparse.Namespace) -> Study:
     return Study.open(name, url)
 
 
-_VERBS = {"search": _search, "export": _export, "dashboard": _dashboard}
+_VERBS = {"search": _search, "export": _export, "dashboard": _dashboard, "blocks": _blocks, "costs": _costs}

@@ -21,7 +21,8 @@ from typing import Any
 
 from nas.architecture import POSITIONS, Architecture, Placement, Stage
 from nas.attention import BLOCKS, INITS
-from nas.attention.options import OptionValue, is_int, nearest
+from nas.attention.options import OptionValue, nearest
+from nas.attention.widths import is_int
 
 NONE = "none"
 """The choice of placing nothing at a stage."""

@@ -1,6 +1,6 @@
 """Blocks with few parameters and no convolution over the whole map: for devices where every millisecond counts.
 
-Leaves out BAM, GAM and polarized self-attention, whose convolutions run at full resolution.
+Leaves out what computes with dense matrices at every pixel, or with all pairs of pixels.
 """
 
 from nas.space import SearchSpace

@@ -19,11 +19,13 @@ LAYERS: dict[str, int] = {
     "nas.run": 4,
     "nas.report": 4,
     "nas.pareto": 4,
+    "nas.heatmap": 4,
     "nas.dashboard": 4,
     "nas.export": 4,
     "nas.study": 3,
     "nas.evaluate": 2,
     "nas.store": 2,
+    "nas.costs": 2,
     "nas.space": 1,
     "nas.placement": 1,
     "nas.proxy": 1,
@@ -34,6 +36,8 @@ LAYERS: dict[str, int] = {
     "nas.protocol": 0,
     "nas.front": 0,
     "nas.answer": 0,
+    "nas.catalogue": 0,
+    "nas.cost_table": 0,
     "nas.files": 0,
     "nas.latency": 0,
     "nas.locks": 0,
@@ -46,7 +50,7 @@ LAYERS: dict[str, int] = {
 HOMES = {
     "optuna": {"nas.study"},
     "optuna_dashboard": {"nas.dashboard"},
-    "plotly": {"nas.report"},
+    "plotly": {"nas.report", "nas.heatmap"},
     "sqlalchemy": {"nas.store", "nas.study"},
     "timm": {"nas.placement", "nas.datasets", "nas.evaluate"},
 }
@@ -116,9 +120,12 @@ def test_libraries_stay_at_home(path: Path) -> None:
 @pytest.mark.parametrize(
     ("statement", "forbidden"),
     [
-        ("import nas, nas.attention, nas.architecture, nas.space, nas.front", "torch timm optuna plotly sqlalchemy"),
+        (
+            "import nas, nas.attention, nas.architecture, nas.space, nas.front, nas.catalogue, nas.cost_table",
+            "torch timm optuna plotly sqlalchemy",
+        ),
         ("import nas.cli; nas.cli._parser().format_help()", "torch timm optuna plotly sqlalchemy"),
-        ("import nas.study, nas.export, nas.report, nas.run", "torch timm plotly"),
+        ("import nas.study, nas.export, nas.report, nas.heatmap, nas.run", "torch timm plotly"),
     ],
 )
 def test_what_is_imported_stays_small(statement: str, forbidden: str) -> None:

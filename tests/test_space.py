@@ -142,7 +142,7 @@ def test_the_spaces_that_come_along_fit_any_width(name: str) -> None:
 
 
 def test_the_spaces_that_come_along() -> None:
-    assert spaces.names() == ["channel_only", "default", "lightweight"]
+    assert spaces.names() == ["channel_only", "default", "lightweight", "whole_zoo"]
 
 
 def test_a_space_can_be_a_file(tmp_path: Path) -> None:
