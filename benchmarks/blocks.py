@@ -21,17 +21,18 @@ time of one thread, which a busy machine disturbs least; on a GPU, events.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler, which sees allocations, is talkative
 import timm
-import timm.layers
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -59,39 +60,63 @@ class Row:
     """Builds timm's layer for a width."""
 
 
-def _timm(name: str, **arguments: object) -> Callable[[int], nn.Module] | None:
-    """Return a function that builds one of timm's layers for a width; None where this timm has no such layer."""
-    layer = getattr(timm.layers, name, None)
-    if layer is None:
+Width = Callable[[int], int]
+
+
+def _timm(
+    path: str, *, widths: Mapping[str, Width] | None = None, **arguments: object
+) -> Callable[[int], nn.Module] | None:
+    """Return a function that builds one of timm's layers for a width; None where this timm has no such layer.
+
+    Args:
+        path: File in timm.layers and class in it, with a dot between.
+        widths: Arguments that depend on the width.
+        **arguments: Others.
+    """
+    module, name = path.split(".")
+    try:
+        layer = getattr(importlib.import_module(f"timm.layers.{module}"), name)
+    except (ImportError, AttributeError):
         return None
-
-    def peer(channels: int) -> nn.Module:
-        given = {key: value(channels) if callable(value) else value for key, value in arguments.items()}
-        return layer(channels, **given)
-
-    return peer
+    return lambda channels: layer(channels, **arguments, **{key: of(channels) for key, of in (widths or {}).items()})
 
 
-def _hidden(reduction: int, floor: int = 4) -> Callable[[int], int]:
+def _hidden(reduction: int, floor: int = 4) -> Width:
     return lambda channels: hidden_width(channels, reduction, floor)
 
 
 PEERS: Mapping[str, tuple[tuple[Mapping[str, OptionValue], Callable[[int], nn.Module] | None], ...]] = {
-    "se": (({}, _timm("SqueezeExcite", rd_channels=_hidden(16))),),
-    "eca": (({}, _timm("EcaModule")),),
+    "se": (({}, _timm("squeeze_excite.SEModule", widths={"rd_channels": _hidden(16)})),),
+    "eca": (({}, _timm("eca.EcaModule")),),
     "gc": (
-        ({}, _timm("GlobalContext", fuse_add=True, fuse_scale=False, rd_channels=_hidden(16))),
-        ({"fusion": "scale"}, _timm("GlobalContext", rd_channels=_hidden(16))),
+        (
+            {},
+            _timm("global_context.GlobalContext", fuse_add=True, fuse_scale=False, widths={"rd_channels": _hidden(16)}),
+        ),
+        ({"fusion": "scale"}, _timm("global_context.GlobalContext", widths={"rd_channels": _hidden(16)})),
     ),
-    "coord": (({}, _timm("CoordAttn", rd_channels=_hidden(32, 8))),),
-    "cbam": (({}, _timm("CbamModule", rd_channels=_hidden(16))),),
-    "sk": (({}, _timm("SelectiveKernel", split_input=False, groups=32, rd_channels=_hidden(16, 32))),),
+    "coord": (({}, _timm("coord_attn.CoordAttn", widths={"rd_channels": _hidden(32, 8)})),),
+    "cbam": (({}, _timm("cbam.CbamModule", widths={"rd_channels": _hidden(16)})),),
+    "ela": (({}, _timm("coord_attn.EfficientLocalAttn", act_layer=nn.Identity, norm_layer=partial(nn.GroupNorm, 16))),),
+    "strip": (({}, None), ({"convolution": "depthwise"}, _timm("coord_attn.StripAttn"))),
+    "ge": (({}, None), ({"extent": 4}, None), ({"extent": 4, "gather": "conv", "excite": "mlp"}, None)),
+    "sk": (
+        (
+            {},
+            _timm(
+                "selective_kernel.SelectiveKernel",
+                split_input=False,
+                groups=32,
+                widths={"rd_channels": _hidden(16, 32)},
+            ),
+        ),
+    ),
     "nonlocal": (
         ({}, None),
-        ({"kv_stride": 1, "scale": "sqrt"}, _timm("NonLocalAttn", rd_channels=_hidden(2))),
+        ({"kv_stride": 1, "scale": "sqrt"}, _timm("non_local_attn.NonLocalAttn", widths={"rd_channels": _hidden(2)})),
     ),
     "mhsa": (
-        ({"residual": "none"}, _timm("Attention2d", num_heads=8, bias=False)),
+        ({"residual": "none"}, _timm("attention2d.Attention2d", num_heads=8, bias=False)),
         ({"heads": 4, "position": "relative"}, None),
     ),
 }

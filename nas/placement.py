@@ -119,7 +119,8 @@ def build(architecture: Architecture, *, num_classes: int, in_channels: int = 3)
 def insert(model: nn.Module, architecture: Architecture) -> tuple[Insertion, ...]:
     """Insert the blocks of an architecture into its backbone, in place.
 
-    The blocks follow the model's device, type and training mode. The backbone's own parameters keep their names.
+    The blocks follow the model's device, type, memory format and training mode. The backbone's own parameters keep
+    their names.
 
     Args:
         model: The bare backbone, as timm made it.
@@ -143,11 +144,14 @@ def insert(model: nn.Module, architecture: Architecture) -> tuple[Insertion, ...
     probe = _Probe(model)
     canonical = architecture.canonical(probe.stages())
     reference = next(model.parameters())
+    last = any(_is_channels_last(parameter) for parameter in model.parameters())
     changed = []
     for placement in canonical.placements:
         stage = probe.stages()[placement.stage]
         block = attention.build(placement.block, stage.channels, init=placement.init, **placement.options)
         block.to(device=reference.device, dtype=reference.dtype).train(model.training)
+        if last:
+            block.to(memory_format=torch.channels_last)
         host, store = probe.host(stage)
         name = f"{CHILD_PREFIX}{placement.stage}"
         path = ".".join(part for part in (store, name) if part)
@@ -156,6 +160,11 @@ def insert(model: nn.Module, architecture: Architecture) -> tuple[Insertion, ...
         parameters = sum(parameter.numel() for parameter in block.parameters())
         changed.append(Insertion(stage=stage, placement=placement, path=f"{host}.{path}", parameters=parameters))
     return tuple(changed)
+
+
+def _is_channels_last(weight: torch.Tensor) -> bool:
+    # a 1x1 kernel is contiguous in both senses
+    return weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
 
 
 def remove(model: nn.Module) -> int:

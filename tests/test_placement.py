@@ -162,6 +162,15 @@ def test_blocks_follow_type_and_mode() -> None:
     assert not any(module.training for module in model.modules())
 
 
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_blocks_follow_the_memory_format(memory_format: torch.memory_format) -> None:
+    model = bare().to(memory_format=memory_format)
+    placement.insert(model, everywhere(model, "test_resnet", "gam"))
+    wide = [weight for name, weight in model.named_parameters() if "attention_" in name and weight.dim() == 4]
+    assert wide
+    assert all(weight.is_contiguous(memory_format=memory_format) for weight in wide)
+
+
 def test_probing_does_not_touch_the_model() -> None:
     model = bare().train()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}

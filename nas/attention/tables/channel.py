@@ -94,7 +94,7 @@ SPECS = (
         },
         sizes={"h": "max(C // reduction, min(4, C))"},
         parameters="2 * C * h + 3 * h + 2 * C",
-        macs="2 * C * N + 2 * C * h",
+        macs="C * N + 2 * C * h",
         min_channels=2,
         identity_when={"fusion": "add"},
         formula="y = x + W2 relu(LN(W1 c)), c = sum over pixels of x * softmax(k . x)",
