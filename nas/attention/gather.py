@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.attention import BLOCKS
-from nas.attention.base import BatchNorm, Gate
+from nas.attention.base import BatchNorm, Gate, mean
 from nas.attention.widths import hidden_width
 
 REDUCTION = 16
@@ -72,7 +72,7 @@ class GatherExcite(Gate):
     def forward(self, x: Tensor) -> Tensor:
         extent = self.extent
         if extent == 0:
-            return self.scale(x, torch.sigmoid(x.mean((2, 3), keepdim=True)))
+            return self.scale(x, torch.sigmoid(mean(x, keepdim=True)))
         gathered = x
         if not self.convolves:
             gathered = F.avg_pool2d(x, 2 * extent - 1, extent, padding=extent - 1, count_include_pad=False)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.attention import BLOCKS
-from nas.attention.base import BatchNorm, Block
+from nas.attention.base import BatchNorm, Block, mean
 from nas.attention.widths import SK_FLOOR, SK_GROUPS, hidden_width, largest_group
 
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1))
@@ -77,7 +77,7 @@ class SK(Block):
         total = maps[0]
         for part in maps[1:]:
             total = total + part
-        z = F.relu(self.norm(self.reduce(total.mean((2, 3)))[:, :, None, None])).flatten(1)  # (B, d)
+        z = F.relu(self.norm(self.reduce(mean(total))[:, :, None, None])).flatten(1)  # (B, d)
         logits = torch.unflatten(self.select(z), 1, (len(maps), -1))
         return logits.softmax(1)[:, :, :, None, None]
 

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nas.attention import BLOCKS
 from nas.attention.base import Block
-from nas.attention.pairs import as_map, as_tokens, attend
+from nas.attention.pairs import as_map, as_tokens, attend, pooled_tokens
 from nas.attention.position import Learned, Relative, sincos2d
 from nas.attention.widths import fitting_heads
 
@@ -89,7 +89,7 @@ class MHSA(Block):
         elif self.position == "learned":
             x = x + self.places(height, width).to(x.dtype)
         tokens = as_tokens(x)
-        source = tokens if self.kv_stride == 1 else as_tokens(F.avg_pool2d(x, self.kv_stride, ceil_mode=True))
+        source = pooled_tokens(tokens, x, F.avg_pool2d, self.kv_stride)
         query = self._split(self.query(tokens))
         key, value = map(self._split, self.key_value(source).chunk(2, 2))  # (B, heads, M, d)
         scale = value.shape[-1] ** -0.5
@@ -101,8 +101,8 @@ class MHSA(Block):
         return gathered.transpose(1, 2).flatten(2)
 
     def _split(self, tokens: Tensor) -> Tensor:
-        """Return (B, N, C) as (B, heads, N, d)."""
-        return torch.unflatten(tokens, 2, (self.heads, -1)).transpose(1, 2)
+        """Return (B, N, C) as (B, heads, N, d), each head in one piece: the fused attention reads it many times."""
+        return torch.unflatten(tokens, 2, (self.heads, -1)).transpose(1, 2).contiguous()
 
 
 def attend_with_places(query: Tensor, key: Tensor, value: Tensor, by_row: Tensor, by_column: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ biases, as in the equations; a key's would add the same to all scores of a query
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,6 +32,14 @@ def as_map(tokens: Tensor, like: Tensor) -> Tensor:
     y = torch.unflatten(tokens.transpose(1, 2), 2, like.shape[2:])
     # a copy is cheaper than what follows on mixed layouts; channels_last maps need none
     return y.contiguous() if like.is_contiguous() else y
+
+
+def pooled_tokens(tokens: Tensor, like: Tensor, pool: Callable[..., Tensor], stride: int) -> Tensor:
+    """Return the tokens of a map with the height and width of ``like``, pooled; incomplete windows count."""
+    if stride == 1:
+        return tokens
+    # pooled as they lie, channels last: quicker than the map itself, and no second copy
+    return as_tokens(pool(torch.unflatten(tokens.transpose(1, 2), 2, like.shape[2:]), stride, ceil_mode=True))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
@@ -232,7 +242,7 @@ class NonLocal(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = as_tokens(x)
-        source = tokens if self.kv_stride == 1 else as_tokens(F.max_pool2d(x, self.kv_stride, ceil_mode=True))
+        source = pooled_tokens(tokens, x, F.max_pool2d, self.kv_stride)
         key, value = self.key_value(source).unsqueeze(1).chunk(2, 3)
         gathered = attend(self.query(tokens).unsqueeze(1), key, value, scale=self.scale).squeeze(1)
         added: Tensor = self.norm(as_map(self.project(gathered), x))

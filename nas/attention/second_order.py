@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from nas.attention import BLOCKS
-from nas.attention.base import Gate
+from nas.attention.base import Gate, mean
 from nas.attention.widths import hidden_width
 
 _exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
@@ -62,15 +62,15 @@ class SOCA(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         with _without_autocast(x):
-            mean = self.root_mean(x.to(torch.promote_types(x.dtype, torch.float32)))
-        gate = torch.sigmoid(self.expand(F.relu(self.reduce(mean.to(x.dtype)))))
+            pooled = self.root_mean(x.to(torch.promote_types(x.dtype, torch.float32)))
+        gate = torch.sigmoid(self.expand(F.relu(self.reduce(pooled.to(x.dtype)))))
         return self.scale(x, gate[:, :, None, None])
 
     def root_mean(self, x: Tensor) -> Tensor:
         """Return the mean of the rows of the covariance's root, (B, C)."""
         channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
         flat = x.flatten(2)
-        centred = flat - flat.mean(2, keepdim=True)  # (B, C, N)
+        centred = flat - mean(flat, (2,), keepdim=True)  # (B, C, N)
         across = centred.transpose(1, 2)
         if _known_fewer(pixels, channels):
             matrix, trace = _normalised(torch.bmm(across, centred), pixels)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.attention import BLOCKS
-from nas.attention.base import BatchNorm, Gate
+from nas.attention.base import BatchNorm, Gate, mean
 from nas.attention.widths import ELA_NORM_GROUPS, largest_group
 
 
@@ -65,8 +65,8 @@ class ELA(Gate):
         self.norm = nn.GroupNorm(normed, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        row_means = F.pad(x.mean(3, keepdim=True), (0, 0, 0, self.gap))  # (B, C, H + gap, 1)
-        column_means = x.mean(2, keepdim=True).transpose(2, 3)  # (B, C, W, 1)
+        row_means = F.pad(mean(x, (3,), keepdim=True), (0, 0, 0, self.gap))  # (B, C, H + gap, 1)
+        column_means = mean(x, (2,), keepdim=True).transpose(2, 3)  # (B, C, W, 1)
         # one convolution costs less than two, above all its gradient; the zeros between keep the directions apart
         both = self.conv(torch.cat((row_means, column_means), 2))
         rows, _, columns = torch.split(both, [x.shape[2], self.gap, x.shape[3]], 2)
@@ -119,8 +119,8 @@ class Strip(Gate):
             self.mix = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = self.rows(x.mean(3, keepdim=True))  # (B, C, H, 1)
-        columns = self.columns(x.mean(2, keepdim=True))  # (B, C, 1, W)
+        rows = self.rows(mean(x, (3,), keepdim=True))  # (B, C, H, 1)
+        columns = self.columns(mean(x, (2,), keepdim=True))  # (B, C, 1, W)
         if self.dense:
             rows, columns = self.row_norm(rows), self.column_norm(columns)
         logits = rows + columns  # (B, C, H, W)
