@@ -100,7 +100,8 @@ class Architecture:
 
         Where a block's published start is an exact identity, both inits build one network, and ``paper`` stands for it.
 
-        Two architectures build the same network exactly when their canonical forms are equal.
+        Two architectures build the same network exactly when their canonical forms are equal. That is, as modules: on
+        maps that are smaller than a window or a stride, two of these may compute the same.
 
         Args:
             stages: The stages of the backbone.

@@ -73,10 +73,12 @@ class NAM(Gate):
         size = (x.shape[2], x.shape[3])
         scale, shift = F.interpolate(pixels.unsqueeze(0), size, mode="bilinear").chunk(2, 1)  # (1, 1, H, W) each
         share = self.share(scale)
-        centred = x - x.mean(1, keepdim=True)
+        # in float16 the factor for a pixel without variance leaves the range
+        wide = x.float() if x.dtype == torch.float16 else x
+        centred = wide - wide.mean(1, keepdim=True)
         variance = (centred * centred).mean(1, keepdim=True)
         factor = share * scale * torch.rsqrt(variance + self.norm.eps)  # (B, 1, H, W)
-        return torch.sigmoid(centred * factor.to(x.dtype) + (share * shift).to(x.dtype))
+        return torch.sigmoid(centred * factor.to(wide.dtype) + (share * shift).to(wide.dtype))
 
     def share(self, scales: Tensor) -> Tensor:
         """Return the size of each scale as a part of the sum of all; 0 if all are 0."""
@@ -141,7 +143,10 @@ class GlobalContext(Gate):
 
 
 def _batch_norm(norm: BatchNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Normalise as the layer would, but with other weights; see :class:`BatchNorm` for a single value per channel."""
+    """Normalise as the layer would, but with other weights; see :class:`BatchNorm` for a single value per channel.
+
+    The layer keeps running statistics, with a fixed momentum; on several devices each normalises by its own images.
+    """
     means, variances, momentum = norm.running_mean, norm.running_var, norm.momentum or 0.0
     if not norm.training or x.numel() == x.shape[1]:
         return F.batch_norm(x, means, variances, weight, bias, eps=norm.eps)

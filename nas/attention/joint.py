@@ -97,6 +97,7 @@ class BAM(Gate):
         BLOCKS["bam"].check({"reduction": reduction, "dilation": dilation, "combine": combine}, channels)
         super().__init__(init)
         self.combine = combine
+        self.dilation = dilation
         hidden = hidden_width(channels, reduction)
         self.channel = nn.Sequential(*_unit(channels, hidden, 1), *self._last(hidden, channels))
         self.spatial = nn.Sequential(

@@ -90,14 +90,14 @@ class MHSA(Block):
             x = x + self.places(height, width).to(x.dtype)
         tokens = as_tokens(x)
         source = pooled_tokens(tokens, x, F.avg_pool2d, self.kv_stride)
-        query = self._split(self.query(tokens))
+        # 1 / sqrt(d) meets the weights rather than the map
+        query = self._split(F.linear(tokens, (x.shape[1] // self.heads) ** -0.5 * self.query.weight))
         key, value = map(self._split, self.key_value(source).chunk(2, 2))  # (B, heads, M, d)
-        scale = value.shape[-1] ** -0.5
         if self.position == "relative":
-            by_row, by_column = self.offsets(torch.unflatten(scale * query, 2, (height, width)), self.kv_stride)
-            gathered = attend_with_places(scale * query, key, value, by_row.flatten(2, 3), by_column.flatten(2, 3))
+            by_row, by_column = self.offsets(torch.unflatten(query, 2, (height, width)), self.kv_stride)
+            gathered = attend_with_places(query, key, value, by_row.flatten(2, 3), by_column.flatten(2, 3))
         else:
-            gathered = attend(query, key, value, scale=scale)
+            gathered = attend(query, key, value)
         return gathered.transpose(1, 2).flatten(2)
 
     def _split(self, tokens: Tensor) -> Tensor:
@@ -120,7 +120,10 @@ def attend_with_places(query: Tensor, key: Tensor, value: Tensor, by_row: Tensor
     if step >= query.shape[2] or not torch.is_grad_enabled():
         gathered = [_attend_part(q, r, c, key, value) for q, r, c in parts]
     else:
-        gathered = [checkpoint(_attend_part, q, r, c, key, value, use_reentrant=False) for q, r, c in parts]
+        gathered = [
+            checkpoint(_attend_part, q, r, c, key, value, use_reentrant=False, preserve_rng_state=False)
+            for q, r, c in parts
+        ]
     return torch.cat(gathered, 2) if len(gathered) > 1 else gathered[0]
 
 

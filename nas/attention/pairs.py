@@ -2,7 +2,8 @@
 
 Shapes: B images, C channels, H rows, W columns, N = H * W pixels; h hidden channels.
 Large N x N matrices are never stored: the softmax over the pixels is torch's fused attention. The linear maps have no
-biases, as in the equations; a key's would add the same to all scores of a query, which the softmax ignores.
+biases, as in the equations. The authors' layers have them: a key's adds the same to all scores of a query, which the
+softmax ignores; a query's prefers some keys for all queries alike; a value's adds one vector to every pixel.
 """
 
 from __future__ import annotations
@@ -42,33 +43,42 @@ def pooled_tokens(tokens: Tensor, like: Tensor, pool: Callable[..., Tensor], str
     return as_tokens(pool(torch.unflatten(tokens.transpose(1, 2), 2, like.shape[2:]), stride, ceil_mode=True))
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
-    """Return softmax(scale * query key^T) value, without storing the scores where they would be large.
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return softmax(query key^T) value, without storing the scores where they would be large.
+
+    A scale belongs into the weights of the queries: torch's kernel for CPUs computes the scores once more in its
+    backward pass, and a scale that is no power of two is rounded differently there, which maps of large values turn
+    into gradients without bounds. What is left is its rounding of large scores: with maps of 10^3 and more the gradient
+    is finite but may be off by its own size. The kernel has no second derivative.
 
     On a CPU, torch's fused kernel wants queries and values of one width, or else stores the scores. Values that are
     narrower are filled up with zeros. Values that are wider are cut into heads, which all have the same queries and
     keys; these are filled up with zeros if they are narrower than the kernel likes. Neither changes the result. Where
-    the scores are fewer than what that would add, they are stored.
+    the scores are fewer than what that would add, they are stored. Elsewhere the kernels take any widths that are
+    multiples of 8, to which they are filled up.
 
     Args:
         query: (B, heads, N, h).
         key: (B, heads, M, h).
-        value: (B, heads, M, D); D >= h with one head, or D <= h.
-        scale: Factor of the scores.
+        value: (B, heads, M, D); D >= h, with one head if D > h.
     """
+    if query.device.type not in ("cpu", "meta"):
+        return _attend_aligned(query, key, value)
     given, wanted = query.shape[-1], value.shape[-1]
-    on_cpu = query.device.type == "cpu"
-    if on_cpu and given > wanted:
-        value = F.pad(value, (0, given - wanted))
-    elif on_cpu and given < wanted:
-        queries, keys = query.shape[-2], key.shape[-2]
-        if queries * keys > (queries + keys) * (wanted - given):
-            width = next(w for w in (max(given, KERNEL_WIDTH), wanted) if wanted % w == 0)
-            query, key = (F.pad(t, (0, width - given)).expand(-1, wanted // width, -1, -1) for t in (query, key))
-            value = torch.unflatten(value, 3, (-1, width)).squeeze(1).transpose(1, 2)
-            heads = F.scaled_dot_product_attention(query, key, value, scale=scale)
-            return heads.transpose(1, 2).flatten(2).unsqueeze(1)
-    return F.scaled_dot_product_attention(query, key, value, scale=scale)[..., :wanted]
+    queries, keys = query.shape[-2], key.shape[-2]
+    if query.is_meta or queries * keys <= (queries + keys) * (wanted - given) or given == wanted:
+        return F.scaled_dot_product_attention(query, key, value, scale=1.0)
+    width = next(w for w in (max(given, KERNEL_WIDTH), wanted) if wanted % w == 0)
+    query, key = (F.pad(t, (0, width - given)).expand(-1, wanted // width, -1, -1) for t in (query, key))
+    value = torch.unflatten(value, 3, (-1, width)).squeeze(1).transpose(1, 2)
+    heads = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+    return heads.transpose(1, 2).flatten(2).unsqueeze(1)
+
+
+def _attend_aligned(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return the same from heads that are filled up with zeros to multiples of 8, which GPU kernels ask for."""
+    q, k, v = (F.pad(t, (0, -t.shape[-1] % 8)) if t.shape[-1] % 8 else t for t in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., : value.shape[-1]]
 
 
 def project(tokens: Tensor, query_key: nn.Linear, value: nn.Linear, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,7 +109,7 @@ class DANet(Block):
         branch: ``both``, ``position`` or ``channel``.
         reduction: h = max(C // reduction, min(4, C)), of queries and keys.
         affinity: ``sum``, ``dissimilar`` or ``mean``; what the softmax of the channel branch sees.
-        init: ``paper`` or ``identity``: one and the same, as alpha = beta = 0.
+        init: ``paper`` or ``identity``: one and the same, as alpha = beta = 0; torch's start for the rest.
 
     Raises:
         ValueError: On a value that the table of blocks does not allow.
@@ -137,7 +147,7 @@ class DANet(Block):
     def position(self, x: Tensor) -> Tensor:
         """Return what every pixel gathers from the others, times alpha, (B, C, H, W)."""
         query, key, value = project(as_tokens(x), self.query_key, self.value, self.alpha)
-        gathered = attend(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), scale=1.0).squeeze(1)
+        gathered = attend(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)).squeeze(1)
         return as_map(gathered, x).to(x.dtype)
 
     def channel(self, x: Tensor) -> Tensor:
@@ -167,7 +177,7 @@ class CCNet(Block):
         channels: C.
         reduction: h = max(C // reduction, min(4, C)), of queries and keys.
         recurrence: R.
-        init: ``paper`` or ``identity``: one and the same, as gamma = 0.
+        init: ``paper`` or ``identity``: one and the same, as gamma = 0; torch's start for the rest.
 
     Raises:
         ValueError: On a value that the table of blocks does not allow.
@@ -220,7 +230,8 @@ class NonLocal(Block):
         reduction: h = max(C // reduction, min(4, C)).
         kv_stride: Pooling of keys and values, in pixels.
         scale: ``none`` for equation 4, ``sqrt`` for the authors' code.
-        init: ``paper`` or ``identity``: one and the same, as the normalisation's weight is 0.
+        init: ``paper`` or ``identity``: one and the same, as the normalisation's weight is 0; torch's start for the
+            rest, where the authors draw with a standard deviation of 0.01.
 
     Raises:
         ValueError: On a value that the table of blocks does not allow.
@@ -244,6 +255,7 @@ class NonLocal(Block):
         tokens = as_tokens(x)
         source = pooled_tokens(tokens, x, F.max_pool2d, self.kv_stride)
         key, value = self.key_value(source).unsqueeze(1).chunk(2, 3)
-        gathered = attend(self.query(tokens).unsqueeze(1), key, value, scale=self.scale).squeeze(1)
+        query = F.linear(tokens, self.scale * self.query.weight).unsqueeze(1)
+        gathered = attend(query, key, value).squeeze(1)
         added: Tensor = self.norm(as_map(self.project(gathered), x))
         return x + added.to(x.dtype)

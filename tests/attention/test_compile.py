@@ -86,6 +86,15 @@ def test_exports_for_any_batch(block, options, init, ready):
         torch.testing.assert_close(program.module()(x), module(x))
 
 
+def test_relative_attention_in_parts_compiles_and_exports(ready, monkeypatch):
+    monkeypatch.setattr("nas.attention.multihead.SCORES", 64)  # 30 pixels, two at a time
+    module = ready("mhsa", {"position": "relative"})
+    assert_compiles(module, backend="aot_eager")
+    x = torch.randn(3, 16, 6, 5)
+    program = torch.export.export(module.eval(), (x,), dynamic_shapes=({0: torch.export.Dim("batch", max=64)},))
+    torch.testing.assert_close(program.module()(x[:2]), module(x[:2]))
+
+
 @pytest.mark.slow
 @every_path
 def test_onnx_agrees(block, options, ready, tmp_path):

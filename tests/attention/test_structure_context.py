@@ -179,7 +179,7 @@ def test_soca_gates_ignore_the_mean_and_the_sign_of_the_map(randomise):
     torch.testing.assert_close(block(-x), -block(x))
 
 
-@pytest.mark.parametrize("shape", [(2, 16, 9, 8), (2, 16, 3, 4), (2, 16, 4, 4), (2, 1, 3, 3), (2, 16, 1, 2)])
+@pytest.mark.parametrize("shape", [(2, 16, 9, 8), (2, 16, 3, 4), (2, 16, 4, 4), (2, 16, 1, 2)])
 def test_soca_steps_lead_to_the_root_of_the_covariance(shape):
     x = random_map(*shape).double()
     exact = root_of_covariance(x).mean(2)

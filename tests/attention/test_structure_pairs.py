@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nas.attention import build
-from nas.attention.pairs import attend
+from nas.attention.pairs import _attend_aligned, attend
 from nas.attention.position import Learned, sincos2d
 
 PAIRS = [
@@ -171,13 +171,14 @@ def test_heads_do_not_meet_before_the_projection(heads, randomise):
     assert changed.tolist() == [True] * (8 // heads) + [False] * (8 - 8 // heads)
 
 
-@pytest.mark.parametrize(("hidden", "wide"), [(4, 4), (4, 64), (8, 20), (40, 80), (16, 4)])
+@pytest.mark.parametrize(("hidden", "wide"), [(4, 4), (4, 64), (8, 20), (40, 80), (3, 5)])
 @pytest.mark.parametrize("pixels", [3, 150])
-def test_fused_attention_is_the_plain_one(hidden, wide, pixels):
+@pytest.mark.parametrize("function", [attend, _attend_aligned], ids=["cpu", "elsewhere"])
+def test_fused_attention_is_the_plain_one(function, hidden, wide, pixels):
     query, key = random_map(2, 2, 1, pixels, hidden).requires_grad_().unbind()
     value = random_map(2, 1, pixels, wide)
-    expected = (0.3 * query @ key.transpose(2, 3)).softmax(3) @ value
-    torch.testing.assert_close(attend(query, key, value, scale=0.3), expected)
+    expected = (query @ key.transpose(2, 3)).softmax(3) @ value
+    torch.testing.assert_close(function(query, key, value), expected)
 
 
 def test_simam_touches_one_channel_and_se_touches_all(randomise):

@@ -68,6 +68,7 @@ SPECS = (
         },
         parameters="2 * C + (98 if layout == 'sequential' else 0)",
         macs="0",
+        min_channels=2,
         formula="y = x * sigmoid(w * BN(x)), w = |gamma| / sum |gamma|, gamma the scales of BN",
         claim="More accurate than three other attention blocks in ResNet and MobileNet, with the scales of a "
         "normalisation as its only weights and a penalty on them that silences unimportant channels.",
@@ -124,6 +125,7 @@ SPECS = (
         },
         parameters="2 * C * h + h + C",
         macs="S**2 * max(C, N) + 2 * max(iterations - 2, 0) * S**3 + vectors * S**2 + last + 2 * C * h",
+        min_channels=2,
         formula="y = x * sigmoid(W2 relu(W1 mean(R))), R = root of the channels' covariance",
         claim="Better super-resolution, as gates from second-order statistics discriminate more than gates from means.",
         costly="Where channels and pixels are both many: products of square matrices, as wide as the fewer of them.",

@@ -68,6 +68,7 @@ SPECS = (
         parameters="position * (2 * C * h + C**2 + 1) + channel",
         macs="position * N * (2 * C * h + C**2 + N * (h + C)) + channel * 2 * N * C**2",
         identity_when={},
+        min_channels=2,
         formula="y = x + alpha * softmax_N(q k^T) v + beta * softmax_C(x x^T) x",
         claim="State of the art in scene segmentation on Cityscapes, PASCAL Context and COCO Stuff, as a head.",
         costly="The position branch on large maps: its arithmetic grows with the square of the pixels, not its "
@@ -99,6 +100,7 @@ SPECS = (
         parameters="4 * C * h + 2 * C",
         macs="2 * N * C * h + 2 * M * C * h + 2 * N * M * h",
         identity_when={},
+        min_channels=2,
         formula="y = x + BN(Wz softmax(theta(x) phi(pool x)^T) g(pool x))",
         claim="About one point on Kinetics and COCO from a few blocks in the middle stages of a ResNet.",
         costly="On large maps, with the square of the pixels; pooled keys and values divide that by the square of "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from formulas.plain import batch_norm, conv1x1, opened, sequence
+from formulas.plain import batch_norm, conv1x1, opened, parts
 
 CASES: list[tuple[str, dict[str, object]]] = [
     ("coord", {}),
@@ -58,8 +58,17 @@ def cbam(m, x, s):
 
 
 def bam(m, x, s):
-    per_channel = sequence(m.channel, F.adaptive_avg_pool2d(x, 1))
-    per_pixel = sequence(m.spatial, x)
+    (reduce, expand), norms = parts(m.channel)
+    hidden = F.relu(batch_norm(norms[0], F.conv2d(F.adaptive_avg_pool2d(x, 1), reduce.weight)))
+    per_channel = F.conv2d(hidden, expand.weight, expand.bias)
+    (reduce, first, second, last), spatial_norms = parts(m.spatial)
+    around = {"padding": m.dilation, "dilation": m.dilation}
+    hidden = F.relu(batch_norm(spatial_norms[0], F.conv2d(x, reduce.weight)))
+    hidden = F.relu(batch_norm(spatial_norms[1], F.conv2d(hidden, first.weight, **around)))
+    hidden = F.relu(batch_norm(spatial_norms[2], F.conv2d(hidden, second.weight, **around)))
+    per_pixel = F.conv2d(hidden, last.weight, last.bias)
+    if m.combine == "add":
+        per_channel, per_pixel = batch_norm(norms[1], per_channel), batch_norm(spatial_norms[3], per_pixel)
     attention = torch.sigmoid(per_channel + per_pixel if m.combine == "add" else per_channel * per_pixel)
     return x + x * (attention if isinstance(s, float) else s * attention)
 
@@ -79,7 +88,8 @@ def psa_channel(m, x):
     attention = m.channel_query(x).flatten(2).softmax(2)  # (B, 1, N)
     values = conv1x1(m.channel_value, x).flatten(2)  # (B, h, N)
     pooled = (values @ attention.transpose(1, 2)).squeeze(2)
-    return torch.sigmoid(m.norm(m.channel_expand(pooled)))[:, :, None, None]
+    z = m.channel_expand(pooled)
+    return torch.sigmoid(F.layer_norm(z, (z.shape[1],), m.norm.weight, m.norm.bias, eps=1e-5))[:, :, None, None]
 
 
 def psa_spatial(m, x):
@@ -102,7 +112,7 @@ def ela(m, x, s):
         strip = F.conv1d(means, m.conv.weight.squeeze(3), padding=m.conv.padding[0], groups=m.conv.groups)
         groups = strip.unflatten(1, (m.norm.num_groups, -1))
         centred = groups - groups.mean((2, 3), keepdim=True)
-        normal = (centred / torch.sqrt(groups.var((2, 3), correction=0, keepdim=True) + m.norm.eps)).flatten(1, 2)
+        normal = (centred / torch.sqrt(groups.var((2, 3), correction=0, keepdim=True) + 1e-5)).flatten(1, 2)
         return torch.sigmoid(m.norm.weight[:, None] * normal + m.norm.bias[:, None])
 
     row_gate = gate(F.adaptive_avg_pool2d(x, (None, 1)).squeeze(3)).unsqueeze(3)
@@ -122,10 +132,19 @@ def strip(m, x, s):
 def ge(m, x, s):
     if m.extent == 0:
         return x * opened(torch.sigmoid(F.adaptive_avg_pool2d(x, 1)), s)
+    convs, norms = parts(m.layers)
     if m.convolves:
         gathered = x
+        for step in range(m.extent.bit_length() - 1):  # log2 of the extent
+            gathered = F.relu(gathered) if step else gathered
+            gathered = F.conv2d(gathered, convs[step].weight, stride=2, padding=1, groups=x.shape[1])
+            gathered = batch_norm(norms[step], gathered)
     else:
         size = 2 * m.extent - 1
         gathered = F.avg_pool2d(x, size, m.extent, padding=size // 2, count_include_pad=False)
-    spread = F.interpolate(sequence(m.layers, gathered), x.shape[2:], mode="nearest")
+    if len(convs) > len(norms):  # the bottleneck
+        reduce, expand = convs[len(norms) :]
+        hidden = F.relu(F.conv2d(F.relu(gathered) if m.convolves else gathered, reduce.weight, reduce.bias))
+        gathered = F.conv2d(hidden, expand.weight, expand.bias)
+    spread = F.interpolate(gathered, x.shape[2:], mode="nearest")
     return x * opened(torch.sigmoid(spread), s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from formulas.plain import batch_norm, opened, sequence
+from formulas.plain import batch_norm, opened, parts
 
 CASES: list[tuple[str, dict[str, object]]] = [
     ("gam", {}),
@@ -24,11 +24,20 @@ def gam(m, x, s):
     hidden = F.relu(F.linear(pixels, first.weight.flatten(1), first.bias))
     factor = F.linear(hidden, second.weight.flatten(1), second.bias).permute(0, 3, 1, 2)
     x = x * opened(torch.sigmoid(factor) if m.gate == "sigmoid" else factor, s)
-    return x * opened(torch.sigmoid(sequence(m.spatial, x)), s)
+    (reduce, expand), (first_norm, second_norm) = parts(m.spatial)
+    padding = reduce.weight.shape[2] // 2
+    hidden = F.relu(batch_norm(first_norm, F.conv2d(x, reduce.weight, padding=padding)))
+    logits = batch_norm(second_norm, F.conv2d(hidden, expand.weight, padding=padding))
+    return x * opened(torch.sigmoid(logits), s)
 
 
 def sk(m, x, s):
-    maps = torch.stack([sequence(branch, x) for branch in m.branches], 1)  # (B, M, C, H, W)
+    maps = []
+    for dilation, branch in enumerate(m.branches, 1):
+        (conv,), (norm,) = parts(branch)
+        grown = F.conv2d(x, conv.weight, padding=dilation, dilation=dilation, groups=m.groups)
+        maps.append(F.relu(batch_norm(norm, grown)))
+    maps = torch.stack(maps, 1)  # (B, M, C, H, W)
     z = F.relu(batch_norm(m.norm, m.reduce(maps.sum(1).mean((2, 3)))[:, :, None, None])).flatten(1)
     weights = F.linear(z, m.select.weight).unflatten(1, maps.shape[1:3]).softmax(1)
     return x + s * ((weights[..., None, None] * maps).sum(1) - x)

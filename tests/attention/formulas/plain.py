@@ -14,15 +14,14 @@ def opened(gate, s):
 def batch_norm(layer, x):
     """Normalise as the layer does in its mode, but leave its running statistics alone."""
     if layer.training:
-        return F.batch_norm(x, None, None, layer.weight, layer.bias, training=True, eps=layer.eps)
-    return F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=layer.eps)
+        return F.batch_norm(x, None, None, layer.weight, layer.bias, training=True, eps=1e-5)
+    return F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=1e-5)
 
 
-def sequence(layers, x):
-    """Apply layers one after the other, batch normalisations as above."""
-    for layer in layers:
-        x = batch_norm(layer, x) if isinstance(layer, nn.BatchNorm2d) else layer(x)
-    return x
+def parts(layers):
+    """Return the convolutions and the batch normalisations among layers; how they are applied is the formula's."""
+    convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+    return convs, [layer for layer in layers if isinstance(layer, nn.BatchNorm2d)]
 
 
 def conv1x1(layer, x):
