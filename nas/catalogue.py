@@ -72,7 +72,11 @@ def entry(name: str, channels: int, map_size: int) -> str:
     """
     spec = spec_of(name)
     _check(channels, map_size)
-    lines = [f"{spec.cost}: {CLASSES[spec.cost]}", "", *_entry(spec, channels, map_size), ""]
+    lines = [
+        f"{spec.cost}: {CLASSES[spec.cost]}",
+        f"counts and values at {channels} channels on {map_size}x{map_size} maps",
+    ]
+    lines += ["", *_entry(spec, channels, map_size), ""]
     sizes = [f"with {size} = {expression}" for size, expression in spec.sizes.items()]
     counts = [f"{spec.parameters} parameters", f"{spec.macs} MACs", *sizes]
     for head, text in (
@@ -158,7 +162,9 @@ def page() -> str:
         "each block adds to a backbone's latency on your device.",
         "",
         "Every block works on maps of any height and width, from 1x1: which values are valid depends on the channels",
-        "alone. A window or a stride larger than the map acts as one of the map's size.",
+        "alone. A window or a stride larger than the map acts as one of the map's size. An option without effect",
+        "beside others (column *when*) is accepted and ignored; values that build equal networks at a width are one",
+        "value there.",
         "",
         "In the expressions, C is the map's channels, H and W its rows and columns, N = H * W its pixels. MACs are",
         "multiply-accumulates of convolutions and matrix products for one image. The numbers hold for the default",
@@ -193,6 +199,8 @@ def _section(spec: BlockSpec) -> Iterator[str]:
     else:
         yield "It has no options."
     yield ""
+    if spec.min_channels > 1:
+        yield f"- **Width** at least {spec.min_channels} channels"
     yield f"- **Parameters** `{spec.parameters}`, **MACs** `{spec.macs}`" + "".join(
         f", with `{name} = {expression}`" for name, expression in spec.sizes.items()
     )

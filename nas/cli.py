@@ -32,6 +32,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 the run failed, 2 wrong use, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a sign shows the rest
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
         words.insert(0, "search")
@@ -121,7 +124,7 @@ def _costs_flags(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="sampling of the whole table, in seconds; slow cells still get six samples each (default: 40)",
     )
-    parser.add_argument("--out", metavar="DIR", help="folder to write (default: studies/costs/BACKBONE-RESOLUTION)")
+    parser.add_argument("--out", metavar="DIR", help="folder to write (default: studies/costs/BACKBONE-RESOLUTION...)")
 
 
 def _search_flags(parser: argparse.ArgumentParser) -> None:
@@ -286,13 +289,16 @@ def _costs(arguments: argparse.Namespace) -> int:
 
     from nas import cost_table, costs, files, heatmap
 
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{arguments.backbone}-{arguments.resolution}")
-    out = Path(arguments.out if arguments.out is not None else Path("studies", "costs", name))
+    out = Path(arguments.out if arguments.out is not None else Path("studies", "costs", _costs_name(arguments)))
+    signal.signal(signal.SIGTERM, _interrupt)
     bar: Any = None
 
     def start(cells: int) -> None:
         nonlocal bar
         files.check_folder(out)
+        for name in ("costs.csv", "costs.html"):
+            if (out / name).exists() and not (out / name).is_file():
+                raise ValueError(f"{out / name} must be a file; give another --out")
         bar = tqdm(total=cells, unit="cell")
 
     try:
@@ -310,10 +316,20 @@ def _costs(arguments: argparse.Namespace) -> int:
     finally:
         if bar is not None:
             bar.close()
+    print(cost_table.table(measured), flush=True)
     cost_table.write_csv(measured, out / "costs.csv")
     heatmap.write_heatmap(measured, out / "costs.html")
-    print(f"{cost_table.table(measured)}\n\nnext:\n  open {out / 'costs.html'}")
+    print(f"\nnext:\n  open {out / 'costs.html'}")
     return DONE
+
+
+def _costs_name(arguments: argparse.Namespace) -> str:
+    """Return a folder's name that says what was asked for beyond the defaults, so that tables do not mix."""
+    parts = [arguments.backbone, str(arguments.resolution)]
+    parts += [f"batch{arguments.batch}"] if arguments.batch != 1 else []
+    parts += [part for part in (arguments.device, arguments.precision) if part not in ("auto", "float32")]
+    parts += [arguments.blocks] if arguments.blocks is not None else []
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))[:200]
 
 
 def _open(arguments: argparse.Namespace) -> Study:

@@ -110,7 +110,8 @@ def write_csv(costs: Costs, path: str | Path) -> None:
         if cell.added is not None:
             line |= {name: getattr(cell.added, name.removeprefix("added_")) for name in CSV_FIGURES}
             line |= {"samples": cell.added.samples, "bare_ms": cell.added.bare_ms}
-        writer.writerow({**head, "batch": costs.batch_size, **line})
+        row = {**head, "batch": costs.batch_size, **line}
+        writer.writerow({name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()})
     files.replace(path, text.getvalue().encode())
 
 
@@ -151,7 +152,7 @@ def table(costs: Costs) -> str:
     """Return one row a block and one column a stage, as plain text of at most 100 columns."""
     lines = [
         "Added latency in % of a bare pass ± half its 95 % interval, then in ms: the block's own time, right",
-        'after a pass of the bare backbone. Default options, as published. "-": impossible, see costs.csv.',
+        'after a pass of the bare backbone. Default options, as published. "-": not measured, see costs.csv.',
         conditions(costs),
         *textwrap.wrap(warning(costs), 100),
     ]

@@ -132,7 +132,8 @@ def _colorbar() -> dict[str, Any]:
 
 _NOTE = """<p class="note">Each number is what the block takes by itself, in % of a bare pass, right after such a pass
 and on a map just written; default options, as published. Darker is cheaper. Touch a cell, or move over it, for
-milliseconds, 95 % interval, parameters and MACs; all of it stands in costs.csv. "–": the block is impossible there.</p>
+milliseconds, 95 % interval, parameters and MACs; all of it stands in costs.csv. "–": not measured; costs.csv says
+why.</p>
 <noscript><p class="note">The map needs JavaScript.</p></noscript>"""
 
 _HEAD = """<meta name="viewport" content="width=device-width, initial-scale=1"><style>

@@ -16,7 +16,7 @@ from nas import cost_table, costs, heatmap
 from nas.architecture import Stage
 from nas.attention import BLOCKS
 from nas.attention.spec import COSTS
-from nas.cli import main
+from nas.cli import _costs_name, _parser, main
 from nas.cost_table import Added, Cell, Costs
 
 
@@ -223,6 +223,29 @@ def test_the_page_is_whole_and_offline(tmp_path: Path) -> None:
     assert "src=" not in text.replace(get_plotlyjs(), "")
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ([], "resnet18-64"),
+        (["--batch", "8", "--precision", "bfloat16"], "resnet18-64-batch8-bfloat16"),
+        (["--device", "cuda:1", "--blocks", "se,eca"], "resnet18-64-cuda-1-se-eca"),
+    ],
+)
+def test_tables_of_other_conditions_have_other_folders(words: list[str], name: str) -> None:
+    arguments = _parser().parse_args(["costs", "--backbone", "resnet18", "--resolution", "64", *words])
+    assert _costs_name(arguments) == name
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "costs.csv").mkdir()
+    assert main(["costs", "--backbone", "test_resnet", "--resolution", "32", "--out", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert f"{tmp_path / 'costs.csv'} must be a file" in printed.err
+    assert printed.out == ""
+
+
 def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["costs", "--backbone", "test_resnet", "--resolution", "32", "--device", "cpu"]
@@ -231,7 +254,7 @@ def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     printed = capsys.readouterr()
     assert "joint: gates for each channel and pixel\ncbam" in printed.out
     assert "10/10" in printed.err
-    folder = tmp_path / "studies" / "costs" / "test_resnet-32"
+    folder = tmp_path / "studies" / "costs" / "test_resnet-32-cpu-cbam-se"
     assert sorted(path.name for path in folder.iterdir()) == ["costs.csv", "costs.html"]
     assert main([*words, "--out", "mine"]) == 0
     assert (tmp_path / "mine" / "costs.csv").is_file()

@@ -205,7 +205,7 @@ SPECS = (
                 choices=("none", "mlp"),
                 names=("none", "mlp"),
                 when=("extent", LOCAL_EXTENTS),
-                help="mlp: a bottleneck of C / 16 at every gathered place; with a global extent that is the block se",
+                help="mlp: a bottleneck of C / 16 at every gathered place; with a global extent take the block se",
             ),
         },
         sizes={
