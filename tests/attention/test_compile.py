@@ -109,4 +109,5 @@ def test_onnx_agrees(block, options, ready, tmp_path):
     for size in (1, 4):
         x = torch.randn(size, 16, 6, 5)
         (output,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        torch.testing.assert_close(torch.from_numpy(output), module(x), rtol=1e-4, atol=1e-4)
+        wanted = module(x)
+        torch.testing.assert_close(torch.from_numpy(output), wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max().item())
