@@ -306,15 +306,17 @@ def test_the_real_search_survives_three_kills(here: Path) -> None:
         return ids
 
     for target in (1, 3, 5):
-        process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+        with Path("stderr.txt").open("w") as said:
+            process = subprocess.Popen(words, stderr=said)
         while len(finished()) < target:
-            assert process.poll() is None
+            assert process.poll() is None, Path("stderr.txt").read_text()
             time.sleep(0.05)
         before = finished()
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert before <= finished()
-    subprocess.run(words, check=True, stderr=subprocess.DEVNULL)
+    ended = subprocess.run(words, check=False, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 0, ended.stderr
     opened = Study.open("default-digits", "sqlite:///studies/studies.db")
     assert len(opened.rows()) == len(finished()) == 7
     assert opened.tally().running == opened.tally().waiting == 0

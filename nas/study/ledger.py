@@ -287,7 +287,8 @@ def _id(trial: FrozenTrial | optuna.Trial) -> str:
 
 def _params(trial: FrozenTrial) -> dict[str, Any]:
     """Return the parameters of a trial; those of one that waits are not yet its own."""
-    params: dict[str, Any] = trial.params or trial.system_attrs.get("fixed_params", {})
+    # what was enqueued, rather than what a process that was killed meanwhile had written of it
+    params: dict[str, Any] = trial.system_attrs.get("fixed_params") or trial.params
     return params
 
 
