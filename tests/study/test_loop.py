@@ -335,6 +335,33 @@ def test_a_trial_that_was_measured_but_not_told_is_not_measured_again(
     assert len(measured) == 1
 
 
+def test_a_trial_that_is_cut_off_while_it_is_written_is_repeated_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = toy.create(tmp_path)
+    write = study._study._storage.set_trial_param
+    written: list[str] = []
+
+    def dies(trial: int, name: str, *arguments: object) -> None:
+        if len(written) == 2:
+            raise SystemExit
+        written.append(name)
+        write(trial, name, *arguments)  # type: ignore[arg-type]
+
+    control = next(control for control in toy.space().controls() if len(control.choices) > 4)
+    placed, params = control.architecture, dict(control.choices)
+    monkeypatch.setattr(study._study._storage, "set_trial_param", dies)
+    with pytest.raises(SystemExit), Worker(study.store) as worker, study.lock():
+        study.claim(Proposal(architecture=placed, params=params), worker, toy.space())
+    monkeypatch.undo()
+    assert 0 < len(study._trials()[0].params) < len(params)
+
+    resumed = toy.create(tmp_path)
+    run(resumed, toy.evaluate, space=toy.space(), budget=1)
+    assert architectures(resumed) == [placed.id]
+    assert resumed._trials()[1].params == params
+
+
 def test_two_processes_share_a_budget(tmp_path: Path) -> None:
     processes = [start(tmp_path, budget=10, seconds=0.1) for _ in range(2)]
     assert [process.wait(timeout=60) for process in processes] == [0, 0]
