@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nas.attention import BLOCKS, INITS
-from nas.attention.options import OptionValue, nearest
+from nas.attention import BLOCKS, INITS, spec_of
+from nas.attention.options import OptionValue, nearest, options_text
 from nas.attention.widths import is_int
 
 SCHEMA = 1
@@ -53,15 +53,14 @@ class Placement:
     def __post_init__(self) -> None:
         if not is_int(self.stage) or self.stage < 0:
             raise ValueError(f"stage must be an integer >= 0, but got {self.stage!r}")
-        if not isinstance(self.block, str) or self.block not in BLOCKS:
-            raise ValueError(f"unknown block {self.block!r}{nearest(self.block, BLOCKS)}; known: {', '.join(BLOCKS)}")
+        spec = spec_of(self.block)
         if not isinstance(self.options, Mapping):
             raise ValueError(f"options of {self.block} must be a mapping of names to values, but got {self.options!r}")
         if self.position not in POSITIONS:
             raise ValueError(f"position must be one of {', '.join(POSITIONS)}, but got {self.position!r}")
         if self.init not in INITS:
             raise ValueError(f"init must be one of {', '.join(INITS)}, but got {self.init!r}")
-        complete = BLOCKS[self.block].check(self.options)
+        complete = spec.check(self.options)
         object.__setattr__(self, "options", dict(sorted(complete.items())))
 
     def __hash__(self) -> int:
@@ -69,8 +68,7 @@ class Placement:
 
     def describe(self) -> str:
         """Return the placement in a few words, such as ``2: se(reduction=8)``."""
-        options = ", ".join(f"{name}={value}" for name, value in self.options.items())
-        return f"{self.stage}: {self.block}({options})"
+        return f"{self.stage}: {self.block}({options_text(self.options)})"
 
 
 @dataclass(frozen=True, kw_only=True)

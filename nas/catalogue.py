@@ -10,8 +10,8 @@ import textwrap
 from collections.abc import Iterator, Mapping
 
 from nas.answer import count_text
-from nas.attention import BLOCKS, BlockSpec
-from nas.attention.options import Option, OptionValue, nearest
+from nas.attention import BLOCKS, BlockSpec, spec_of
+from nas.attention.options import Option, OptionValue, options_text
 from nas.attention.spec import COSTS
 
 CLASSES: Mapping[str, str] = {
@@ -26,22 +26,6 @@ COMMAND = "python -m nas.catalogue > docs/blocks.md"
 """Writes the page anew."""
 EXAMPLES = ((64, 56), (512, 7))
 """Widths, and heights and widths of maps, for which the page gives numbers: a ResNet's first and last stage."""
-
-
-def spec_of(name: str) -> BlockSpec:
-    """Return a block's row of the table.
-
-    Raises:
-        ValueError: If there is no such block, with the nearest name.
-    """
-    if name not in BLOCKS:
-        raise ValueError(f"unknown block {name!r}{nearest(name, BLOCKS)}; known: {', '.join(BLOCKS)}")
-    return BLOCKS[name]
-
-
-def options_text(options: Mapping[str, OptionValue]) -> str:
-    """Return options in one line, such as ``reduction=16, kernel_size=7``."""
-    return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
 def listing(channels: int, map_size: int) -> str:

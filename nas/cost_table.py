@@ -14,8 +14,8 @@ from nas import files
 from nas.answer import count_text, ms_text
 from nas.architecture import Stage
 from nas.attention import BLOCKS
-from nas.attention.options import OptionValue
-from nas.catalogue import CLASSES, options_text
+from nas.attention.options import OptionValue, options_text
+from nas.catalogue import CLASSES
 
 CSV_FIGURES = ("added_ms", "added_ms_low", "added_ms_high", "added_percent", "added_percent_low", "added_percent_high")
 CSV_COLUMNS = (

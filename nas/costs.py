@@ -30,7 +30,6 @@ from nas import attention, complexity, placement, proxy
 from nas.architecture import Stage
 from nas.attention.options import OptionValue
 from nas.attention.spec import COSTS
-from nas.catalogue import spec_of
 from nas.cost_table import Added, Cell, Costs
 from nas.latency import FEWEST_PAIRS, device_words, lock_name, median_interval
 from nas.locks import DeviceLock
@@ -123,7 +122,7 @@ def _check(
         raise ValueError(f"budget_seconds must be positive and finite, but got {budget_seconds}")
     if blocks is not None and not blocks:
         raise ValueError(f"blocks must name at least one block; known: {', '.join(attention.BLOCKS)}")
-    specs = [spec_of(name) for name in dict.fromkeys(attention.BLOCKS if blocks is None else blocks)]
+    specs = [attention.spec_of(name) for name in dict.fromkeys(attention.BLOCKS if blocks is None else blocks)]
     return [spec.name for spec in sorted(specs, key=lambda spec: COSTS.index(spec.cost))]
 
 

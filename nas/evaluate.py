@@ -12,7 +12,7 @@ from torch import nn
 
 from nas import attention, placement, proxy
 from nas.architecture import Architecture
-from nas.attention.options import OptionValue
+from nas.attention.options import OptionValue, options_text
 from nas.complexity import count, nominal_ms
 from nas.data import SearchData
 from nas.evaluation import Evaluation, EvaluationError, Latency, wilson_interval
@@ -128,16 +128,14 @@ def build(architecture: Architecture, protocol: Protocol, device: torch.device) 
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(protocol.seed)
         model = placement.build(architecture, num_classes=protocol.num_classes, in_channels=protocol.channels)
-    memory_format = torch.channels_last if protocol.channels_last else torch.contiguous_format
-    return model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload,no-any-return]
+    return model.to(device=device, memory_format=proxy.memory_format(protocol))  # type: ignore[call-overload,no-any-return]
 
 
 def batch_of(protocol: Protocol, device: torch.device) -> torch.Tensor:
     """Return the batch that is timed, (B, C, H, W): noise, the same for every architecture."""
     generator = torch.Generator().manual_seed(protocol.seed)
     shape = (protocol.latency_batch_size, protocol.channels, protocol.resolution, protocol.resolution)
-    memory_format = torch.channels_last if protocol.channels_last else torch.contiguous_format
-    return torch.randn(shape, generator=generator).to(device, memory_format=memory_format)
+    return torch.randn(shape, generator=generator).to(device, memory_format=proxy.memory_format(protocol))
 
 
 def preflight(space: ResolvedSpace, protocol: Protocol, device: torch.device) -> None:
@@ -157,7 +155,7 @@ def preflight(space: ResolvedSpace, protocol: Protocol, device: torch.device) ->
             raise EvaluationError(f"{backbone} cannot run on a {size} image: {_first_line(error)}") from error
         for site in sites:
             for block, options in _one_of_each(site):
-                call = f"{block}({', '.join(f'{name}={value}' for name, value in options.items())})"
+                call = f"{block}({options_text(options)})"
                 try:
                     module = attention.build(block, site.stage.channels, init=space.space.init, **options)
                     _try(module, shapes[site.stage.index], protocol, device)
@@ -184,10 +182,9 @@ def _try(block: nn.Module, shape: torch.Size, protocol: Protocol, device: torch.
     Raises:
         RuntimeError: If it fails, changes the shape, or puts out values that are not finite.
     """
-    memory_format = torch.channels_last if protocol.channels_last else torch.contiguous_format
     block.to(device=device)
-    image = torch.randn(shape, device=device).contiguous(memory_format=memory_format).requires_grad_()
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=protocol.precision == "bfloat16"):
+    image = torch.randn(shape, device=device).contiguous(memory_format=proxy.memory_format(protocol)).requires_grad_()
+    with proxy.autocast(protocol, device):
         output = block(image)
     if output.shape != shape:
         raise RuntimeError(f"the shape must stay {tuple(shape)}, but became {tuple(output.shape)}")

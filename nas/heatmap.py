@@ -11,7 +11,8 @@ from typing import Any
 from nas import files
 from nas.answer import count_text
 from nas.attention import BLOCKS
-from nas.catalogue import CLASSES, options_text
+from nas.attention.options import options_text
+from nas.catalogue import CLASSES
 from nas.cost_table import Cell, Costs, by_block, conditions, percent_text, shape_text, warning
 from nas.report import PLOT_CONFIG
 

@@ -84,7 +84,7 @@ def _train(
     on_epoch: Callable[[int, float], None] | None,
     turn: Callable[[], AbstractContextManager[object]],
 ) -> Curve:
-    model.to(device).to(memory_format=_memory_format(protocol))
+    model.to(device).to(memory_format=memory_format(protocol))
     optimizer = _optimizer(model, protocol)
     generator = torch.Generator().manual_seed(protocol.seed)  # on the CPU, so that every device sees the same batches
     norm = _normalisation(data, device)
@@ -106,7 +106,7 @@ def _train(
                 rows = slice(step * batch_size, (step + 1) * batch_size)
                 images = _inputs(data.train.images[order[rows]], norm, protocol, crops[:, rows])
                 labels = data.train.labels[order[rows]]
-                with _autocast(protocol, device):
+                with autocast(protocol, device):
                     loss = F.cross_entropy(model(images), labels, label_smoothing=protocol.label_smoothing)
                 optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(loss)
@@ -155,7 +155,7 @@ def calibrate(model: nn.Module, images: torch.Tensor, data: SearchData, protocol
         module.train()
     factors = _normalisation(data, images.device)
     for start in range(0, len(images) - size + 1, size):
-        with _autocast(protocol, images.device):
+        with autocast(protocol, images.device):
             model(_inputs(images[start : start + size], factors, protocol))
     for module, momentum in zip(norms, momenta, strict=True):
         module.momentum = momentum
@@ -182,7 +182,7 @@ def accuracy(model: nn.Module, split: Split, data: SearchData, protocol: Protoco
     norm = _normalisation(data, device)
     size = 4 * protocol.batch_size  # without a graph to keep, four batches need no more memory than one in training
     for images, labels in zip(torch.split(split.images, size), torch.split(split.labels, size), strict=True):
-        with _autocast(protocol, device):
+        with autocast(protocol, device):
             logits = model(_inputs(images, norm, protocol))
         correct += (logits.argmax(1) == labels).sum()
         finite &= logits.isfinite().all()
@@ -266,7 +266,7 @@ def _inputs(
         images = _crop(images, crops)
     mean, factor = norm
     # Not contiguous(): it passes one-channel images through in whatever format the crop has left them.
-    return images.to(torch.float32, memory_format=_memory_format(protocol)).sub_(mean).mul_(factor)
+    return images.to(torch.float32, memory_format=memory_format(protocol)).sub_(mean).mul_(factor)
 
 
 def _crop(images: torch.Tensor, crops: torch.Tensor) -> torch.Tensor:
@@ -287,9 +287,11 @@ def _reflect(positions: torch.Tensor, size: int) -> torch.Tensor:
     return (size - 1) - ((size - 1) - positions.abs()).abs()
 
 
-def _autocast(protocol: Protocol, device: torch.device) -> torch.autocast:
+def autocast(protocol: Protocol, device: torch.device) -> torch.autocast:
+    """Return the context in which a protocol's models run."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=protocol.precision == "bfloat16")
 
 
-def _memory_format(protocol: Protocol) -> torch.memory_format:
+def memory_format(protocol: Protocol) -> torch.memory_format:
+    """Return the order in memory of a protocol's images, maps and kernels."""
     return torch.channels_last if protocol.channels_last else torch.contiguous_format

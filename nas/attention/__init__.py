@@ -17,10 +17,21 @@ from nas.attention.tables import SPECS
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["BLOCKS", "INITS", "BlockSpec", "build"]
+__all__ = ["BLOCKS", "INITS", "BlockSpec", "build", "spec_of"]
 
 BLOCKS: Mapping[str, BlockSpec] = MappingProxyType({spec.name: spec for spec in SPECS})
 """Every block by name."""
+
+
+def spec_of(name: object) -> BlockSpec:
+    """Return a block's row of the table.
+
+    Raises:
+        ValueError: If there is no such block, with the nearest name.
+    """
+    if not isinstance(name, str) or name not in BLOCKS:
+        raise ValueError(f"unknown block {name!r}{nearest(name, BLOCKS)}; known: {', '.join(BLOCKS)}")
+    return BLOCKS[name]
 
 
 def build(name: str, channels: int, *, init: str = "paper", **options: OptionValue) -> nn.Module:
@@ -35,9 +46,7 @@ def build(name: str, channels: int, *, init: str = "paper", **options: OptionVal
     Raises:
         ValueError: On an unknown block, option or init, or a value that is impossible at that width.
     """
-    if not isinstance(name, str) or name not in BLOCKS:
-        raise ValueError(f"unknown block {name!r}{nearest(name, BLOCKS)}; known: {', '.join(BLOCKS)}")
-    spec = BLOCKS[name]
+    spec = spec_of(name)
     spec.check(options, channels)
     block_class = getattr(importlib.import_module(spec.module), spec.class_name)
     block: nn.Module = block_class(channels, init=init, **options)

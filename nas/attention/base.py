@@ -64,6 +64,11 @@ class Gate(Block):
         return x * self.open(gate).to(x.dtype)
 
 
+def wide(x: Tensor) -> Tensor:
+    """Return float16 as float32: squares, and factors for values without variance, leave its range."""
+    return x.float() if x.dtype == torch.float16 else x
+
+
 def mean(x: Tensor, dims: tuple[int, ...] = (2, 3), *, keepdim: bool = False) -> Tensor:
     """Return the mean over axes, by default over the pixels, as a sum.
 

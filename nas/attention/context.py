@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.attention import BLOCKS
-from nas.attention.base import BatchNorm, Gate
+from nas.attention.base import BatchNorm, Gate, wide
 from nas.attention.widths import hidden_width
 
 _SIDE = 7
@@ -73,12 +73,11 @@ class NAM(Gate):
         size = (x.shape[2], x.shape[3])
         scale, shift = F.interpolate(pixels.unsqueeze(0), size, mode="bilinear").chunk(2, 1)  # (1, 1, H, W) each
         share = self.share(scale)
-        # in float16 the factor for a pixel without variance leaves the range
-        wide = x.float() if x.dtype == torch.float16 else x
-        centred = wide - wide.mean(1, keepdim=True)
+        values = wide(x)
+        centred = values - values.mean(1, keepdim=True)
         variance = (centred * centred).mean(1, keepdim=True)
         factor = share * scale * torch.rsqrt(variance + self.norm.eps)  # (B, 1, H, W)
-        return torch.sigmoid(centred * factor.to(wide.dtype) + (share * shift).to(wide.dtype))
+        return torch.sigmoid(centred * factor.to(values.dtype) + (share * shift).to(values.dtype))
 
     def share(self, scales: Tensor) -> Tensor:
         """Return the size of each scale as a part of the sum of all; 0 if all are 0."""

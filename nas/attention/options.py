@@ -36,6 +36,11 @@ def nearest(word: object, known: Iterable[str]) -> str:
     return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
+def options_text(options: Mapping[str, OptionValue]) -> str:
+    """Return options in one line, such as ``reduction=16, kernel_size=7``."""
+    return ", ".join(f"{name}={value}" for name, value in options.items())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Option(ABC):
     """One option of a block."""

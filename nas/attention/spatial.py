@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.attention import BLOCKS
-from nas.attention.base import Gate, mean
+from nas.attention.base import Gate, mean, wide
 from nas.attention.widths import largest_group
 
 
@@ -42,13 +42,13 @@ class SGE(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         grouped = torch.unflatten(x, 1, (self.groups, -1))  # (B, G, D, H, W)
-        similarity = _wide((grouped * mean(grouped, (3, 4), keepdim=True)).sum(2))  # (B, G, H, W)
+        similarity = wide((grouped * mean(grouped, (3, 4), keepdim=True)).sum(2))  # (B, G, H, W)
         # adds the negative: the gradient of a difference would negate the whole map before it is summed
         centred = similarity + -mean(similarity, keepdim=True)
         # by the norm: torch's std is several times slower, and a square root has no gradient on constant maps
         norm = torch.linalg.vector_norm(centred, dim=(2, 3), keepdim=True)
         deviation = norm / max(x.shape[2] * x.shape[3] - 1, 1) ** 0.5
-        gate = torch.sigmoid(centred * (_wide(self.weight) / (deviation + 1e-5)) + self.bias)
+        gate = torch.sigmoid(centred * (wide(self.weight) / (deviation + 1e-5)) + self.bias)
         return self.scale(grouped, gate.unsqueeze(2)).flatten(1, 2)
 
 
@@ -80,15 +80,10 @@ class SimAM(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         # adds the negative: the gradient of a difference would negate the whole map before it is summed
-        wide = _wide(x)
-        centred = wide + -mean(wide, keepdim=True)
+        values = wide(x)
+        centred = values + -mean(values, keepdim=True)
         energy = centred * centred  # not pow, which autocast would compute in float32
         pixels = x.shape[2] * x.shape[3]
         variance = mean(energy, keepdim=True) * (pixels / max(pixels - 1, 1))
         # divides the small factor, so that the map is only multiplied
         return self.scale(x, torch.sigmoid(energy * (0.25 / (variance + self.lambda_)) + 0.5))
-
-
-def _wide(x: Tensor) -> Tensor:
-    """Return float16 as float32: squares, and factors for channels without variance, leave its range."""
-    return x.float() if x.dtype == torch.float16 else x
