@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,28 @@ from nas.attention.widths import is_int
 
 SCHEMA = 1
 """Version of the JSON form; a reader refuses a version that it does not know."""
-POSITIONS = ("after_stage",)
-"""Where in a stage a block can stand."""
+POSITIONS = ("after_stage", "in_residual", "replace")
+"""Where in a stage a block can stand; the places of a position each get a block with weights of its own.
+
+``after_stage``
+    Behind the stage, on its output map.
+``in_residual``
+    At the end of every residual branch in the stage, before it is added to what bypasses it.
+``replace``
+    In place of every attention module that the backbone itself brings along in the stage.
+"""
+NONE = "none"
+"""The block of a placement that takes built-in attention out; in a search space the choice of placing nothing."""
+
+
+def check_position(position: object) -> None:
+    """Raise unless there is such a position.
+
+    Raises:
+        ValueError: If there is none, with those that there are.
+    """
+    if position not in POSITIONS:
+        raise ValueError(f"position must be one of {', '.join(POSITIONS)}, but got {position!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,42 +53,96 @@ class Stage:
     """Input resolution divided by the map's resolution."""
     layout: str = "NCHW"
     """Order of the map's axes."""
+    branches: tuple[int, ...] = ()
+    """Channels of the map at the end of each residual branch in the stage, in order of execution."""
+    slots: tuple[int, ...] = ()
+    """Channels of the map at each attention module that the backbone itself brings along in the stage."""
+    refusal: str = ""
+    """Why no block can stand behind the stage; empty if one can."""
+
+    def widths(self, position: str) -> tuple[int, ...]:
+        """Return the distinct widths of the places that a position means at this stage, ascending; none if it has none.
+
+        Raises:
+            ValueError: If there is no such position.
+        """
+        check_position(position)
+        behind = () if self.refusal else (self.channels,)
+        places = {"after_stage": behind, "in_residual": self.branches, "replace": self.slots}
+        return tuple(sorted(set(places[position])))
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """The positions that the stage has."""
+        return tuple(position for position in POSITIONS if self.widths(position))
+
+    def absence(self, positions: Sequence[str]) -> str:
+        """Return in words that the stage has none of these positions, which ones it has, and what it refuses."""
+        refused = f"; after_stage is refused: {self.refusal}" if "after_stage" in positions and self.refusal else ""
+        has = ", ".join(self.positions) or "none"
+        return f"the stage has no position {' or '.join(positions)}; its positions: {has}{refused}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """One block, with its options, at one stage of a backbone."""
+    """One block, with its options, at one position of one stage: at every place that the position means there."""
 
     stage: int
     """Index of the stage, as timm's ``feature_info`` numbers them."""
     block: str
-    """Name of the block, a key of ``nas.attention.BLOCKS``."""
+    """Name of the block, a key of ``nas.attention.BLOCKS``; at ``replace`` also ``none``, which takes attention out."""
     options: Mapping[str, OptionValue] = field(default_factory=dict)
     """Options of the block; those not given take the block's defaults."""
     position: str = "after_stage"
-    """Where in the stage the block stands."""
+    """Where in the stage the block stands, one of :data:`POSITIONS`."""
     init: str = "paper"
     """``paper`` for the published initialisation, ``identity`` for an exact pass-through at the start."""
 
     def __post_init__(self) -> None:
         if not is_int(self.stage) or self.stage < 0:
             raise ValueError(f"stage must be an integer >= 0, but got {self.stage!r}")
-        spec = spec_of(self.block)
-        if not isinstance(self.options, Mapping):
-            raise ValueError(f"options of {self.block} must be a mapping of names to values, but got {self.options!r}")
-        if self.position not in POSITIONS:
-            raise ValueError(f"position must be one of {', '.join(POSITIONS)}, but got {self.position!r}")
+        check_position(self.position)
         if self.init not in INITS:
             raise ValueError(f"init must be one of {', '.join(INITS)}, but got {self.init!r}")
-        complete = spec.check(self.options)
-        object.__setattr__(self, "options", dict(sorted(complete.items())))
+        if self.block == NONE:
+            self._check_none()
+        else:
+            complete = spec_of(self.block).check(self.options)
+            object.__setattr__(self, "options", dict(sorted(complete.items())))
+
+    def _check_none(self) -> None:
+        """Check a placement that takes the built-in attention out."""
+        if self.position != "replace":
+            raise ValueError(
+                f"block 'none' takes the built-in attention out and must stand at replace, but got {self.position!r}; "
+                "nothing is placed by leaving the placement out"
+            )
+        if self.options != {}:
+            raise ValueError(f"options of 'none' must be empty, but got {self.options!r}")
+        object.__setattr__(self, "options", {})
 
     def __hash__(self) -> int:
         return hash((self.stage, self.block, tuple(self.options.items()), self.position, self.init))
 
+    def canonical(self, stage: Stage) -> Placement:
+        """Return the placement as :meth:`Architecture.canonical` has it.
+
+        Raises:
+            ValueError: If the stage lacks the position, or the block or an option is impossible at one of its widths.
+        """
+        widths = stage.widths(self.position)
+        if not widths:
+            raise ValueError(stage.absence((self.position,)))
+        if self.block == NONE:
+            return dataclasses.replace(self, init="paper")
+        options = BLOCKS[self.block].canonical_at(self.options, widths)
+        init = "paper" if BLOCKS[self.block].starts_as_identity(options) else self.init
+        return dataclasses.replace(self, options=options, init=init)
+
     def describe(self) -> str:
-        """Return the placement in a few words, such as ``2: se(reduction=8)``."""
-        return f"{self.stage}: {self.block}({options_text(self.options)})"
+        """Return the placement in a few words, such as ``2: se(reduction=8)`` or ``2 replace: none``."""
+        where = f"{self.stage}" if self.position == "after_stage" else f"{self.stage} {self.position}"
+        return f"{where}: {self.block}" + ("" if self.block == NONE else f"({options_text(self.options)})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,18 +168,23 @@ class Architecture:
         object.__setattr__(self, "placements", ordered)
 
     def canonical(self, stages: Mapping[int, Stage] | tuple[Stage, ...] | list[Stage]) -> Architecture:
-        """Return the architecture with every option replaced by its effective value at the stage's width.
+        """Return the architecture with every option replaced by its effective value at the widths of its places.
 
-        Where a block's published start is an exact identity, both inits build one network, and ``paper`` stands for it.
+        Where the places of a stage differ in width, that is a value that all of them can have, and one for all values
+        with the same effect at each. Where a block's published start is an exact identity, both inits build one
+        network, and ``paper`` stands for it; so it does where a block takes attention out and puts nothing in.
 
-        Two architectures build the same network exactly when their canonical forms are equal. That is, as modules: on
-        maps that are smaller than a window or a stride, two of these may compute the same.
+        Two architectures with at most one placement at each stage build the same network exactly when their canonical
+        forms are equal. That is, as modules: on maps that are smaller than a window or a stride, two of these may
+        compute the same. With several at one stage, a block in place of attention at the end of a branch is the same
+        as none in its place and the block at the end of the branch, and has another form.
 
         Args:
             stages: The stages of the backbone.
 
         Raises:
-            ValueError: If a placement names a stage that does not exist, or an option that is impossible at its width.
+            ValueError: If a placement names a stage that does not exist, a position that the stage does not have, or a
+                block or an option that is impossible at one of the widths there.
         """
         by_index = dict(stages) if isinstance(stages, Mapping) else {stage.index: stage for stage in stages}
         placements = []
@@ -115,11 +194,10 @@ class Architecture:
                 known = ", ".join(str(index) for index in by_index)
                 raise ValueError(f"{self.backbone} has no stage {placement.stage}; its stages: {known}")
             try:
-                options = BLOCKS[placement.block].canonical(placement.options, stage.channels)
+                placements.append(placement.canonical(stage))
             except ValueError as error:
-                raise ValueError(f"stage {stage.index} ({stage.name}) of {self.backbone}: {error}") from error
-            init = "paper" if BLOCKS[placement.block].starts_as_identity(options) else placement.init
-            placements.append(dataclasses.replace(placement, options=options, init=init))
+                where = f"{placement.position} of stage {stage.index} ({stage.name}) of {self.backbone}"
+                raise ValueError(f"{where}: {error}") from error
         return dataclasses.replace(self, placements=tuple(placements))
 
     def to_dict(self) -> dict[str, Any]:

@@ -14,20 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import nas
+from nas import flags
 
 if TYPE_CHECKING:
     from nas.study import Study
 
-DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, INTERRUPTED = 0, 1, 130
 """Exit statuses."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage of thirty flags in front of it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(WRONG_USE, f"{self.prog}: {message}; {self.prog} --help lists what there is\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
         words.insert(0, "search")
-    arguments = _parser().parse_args(words)
+    arguments = flags.parser().parse_args(words)
     debug = arguments.debug
     try:
         return int(_VERBS[arguments.verb](arguments))
@@ -61,138 +54,25 @@ def _explain(error: Exception) -> int:
     text = " ".join(str(error).split())
     if isinstance(error, (ValueError, EvaluationError)):
         print(f"run_search.py: {text}", file=sys.stderr)
-        return WRONG_USE
+        return flags.WRONG_USE
     known = type(error).__name__ == "RunFailed"
     hint = "" if known else f"{type(error).__name__}: "
     print(f"run_search.py: the run failed: {hint}{text}; --debug shows where", file=sys.stderr)
     return FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="run_search.py",
-        description="Which attention block, with which options, on which stages of a backbone - and at what latency?",
-        epilog="Without a verb it searches: run_search.py --budget 50. run_search.py search --help lists the flags.",
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {nas.__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="verb", required=True, parser_class=_Parser)
-    plain = _Parser(add_help=False)
-    plain.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    common = _Parser(add_help=False, parents=[plain])
-    common.add_argument(
-        "--studies", metavar="DIR", default="studies", help="folder where studies land (default: studies)"
-    )
-    common.add_argument("--storage", metavar="URL", help="database (default: sqlite:///DIR/studies.db)")
-    common.add_argument("--study", metavar="NAME", help="name of the study; the same name resumes it")
-    _search_flags(verbs.add_parser("search", parents=[common], help="search (the default)"))
-    export = verbs.add_parser("export", parents=[common], help="write the config of an architecture")
-    export.add_argument(
-        "--pick",
-        metavar="HOW",
-        help='knee, accuracy, fastest, trial:N, "latency<=X" in ms or "slowdown<=P%%" (default: the recommended)',
-    )
-    export.add_argument("--out", metavar="FILE", default="best.json", help="file to write (default: best.json)")
-    board = verbs.add_parser("dashboard", parents=[common], help="open the studies in optuna-dashboard on 127.0.0.1")
-    board.add_argument("--port", type=int, default=8080, help="TCP port (default: 8080)")
-    blocks = verbs.add_parser("blocks", parents=[plain], help="list the blocks, or show all that is known of one")
-    blocks.add_argument("name", nargs="?", metavar="NAME", help="one block (default: all)")
-    blocks.add_argument(
-        "--channels", type=int, default=64, metavar="C", help="channels of the map for values and counts (default: 64)"
-    )
-    blocks.add_argument(
-        "--map", type=int, default=14, metavar="PIXELS", help="height and width of the map, in pixels (default: 14)"
-    )
-    _costs_flags(verbs.add_parser("costs", parents=[plain], help="measure what each block adds at each stage"))
-    return parser
-
-
-def _costs_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backbone", metavar="NAME", required=True, help="timm model")
-    parser.add_argument(
-        "--resolution", type=int, required=True, metavar="PIXELS", help="height and width of the images, in pixels"
-    )
-    parser.add_argument("--blocks", metavar="A,B,...", help="names of blocks (default: all)")
-    parser.add_argument(
-        "--device", default="auto", metavar="NAME", help="auto, cuda, cuda:1, mps or cpu (default: auto)"
-    )
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images in one pass (default: 1)")
-    parser.add_argument("--precision", default="float32", metavar="NAME", help="float32 or bfloat16 (default: float32)")
-    parser.add_argument(
-        "--budget-seconds",
-        type=float,
-        default=40.0,
-        metavar="S",
-        help="sampling of the whole table, in seconds; slow cells still get six samples each (default: 40)",
-    )
-    parser.add_argument("--out", metavar="DIR", help="folder to write (default: studies/costs/BACKBONE-RESOLUTION...)")
-
-
-def _search_flags(parser: argparse.ArgumentParser) -> None:
-    ask = parser.add_argument_group("what to search")
-    ask.add_argument(
-        "--budget", type=int, default=50, metavar="N", help="finished distinct architectures (default: 50)"
-    )
-    ask.add_argument(
-        "--space", default="default", metavar="NAME_OR_PATH", help="search space; a path is Python and is executed"
-    )
-    ask.add_argument("--backbone", metavar="NAME", help="timm model, instead of the space's own")
-    ask.add_argument("--init", choices=("identity", "paper"), help="how blocks start, instead of the space's own")
-    ask.add_argument("--sampler", default="auto", metavar="NAME", help="auto, gp, tpe, nsga2 or random (default: auto)")
-    ask.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything drawn (default: 0)")
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--data", default="digits", metavar="NAME_OR_DIR", help="digits, an image folder, or a timm dataset"
-    )
-    data.add_argument("--data-dir", metavar="DIR", help="where timm's datasets lie")
-    data.add_argument("--download", action="store_true", help="let timm download the data set")
-    data.add_argument("--limit", type=int, metavar="N", help="use at most so many images, stratified by class")
-    data.add_argument(
-        "--resolution",
-        type=int,
-        metavar="PIXELS",
-        help="height and width (default: 32 for digits, else what the images have)",
-    )
-    train = parser.add_argument_group("proxy training")
-    train.add_argument(
-        "--epochs", type=int, metavar="N", help="epochs of one proxy training (default: 3 for digits, else 5)"
-    )
-    train.add_argument("--batch-size", type=int, default=64, metavar="N", help="images in one step (default: 64)")
-    train.add_argument("--optimizer", default="sgd", metavar="NAME", help="sgd or adamw (default: sgd)")
-    train.add_argument(
-        "--learning-rate",
-        type=float,
-        metavar="X",
-        help="peak of the one-cycle schedule (default: 0.1 for sgd, 0.003 for adamw)",
-    )
-    train.add_argument("--weight-decay", type=float, default=5e-4, metavar="X", help="default: 0.0005")
-    train.add_argument("--label-smoothing", type=float, default=0.1, metavar="X", help="0 to 1 (default: 0.1)")
-    train.add_argument(
-        "--augmentation", metavar="NAME", help="none, shift or shift+flip (default: shift for digits, else shift+flip)"
-    )
-    device = parser.add_argument_group("device")
-    device.add_argument(
-        "--device", default="auto", metavar="NAME", help="auto, cuda, cuda:1, mps or cpu (default: auto)"
-    )
-    device.add_argument(
-        "--latency-seconds", type=float, default=2.0, metavar="S", help="longest sampling of one latency (default: 2)"
-    )
-    device.add_argument(
-        "--precision", metavar="NAME", help="float32 or bfloat16 (default: bfloat16 on a GPU that has it)"
-    )
-    device.add_argument(
-        "--latency-batch-size", type=int, default=1, metavar="N", help="images in one timed pass (default: 1)"
-    )
-
-
 def _search(arguments: argparse.Namespace) -> int:
     from nas.run import Settings, search
 
     fields = {field.name for field in dataclasses.fields(Settings)}
-    settings = Settings(**{name: value for name, value in vars(arguments).items() if name in fields})
+    given = {name: value for name, value in vars(arguments).items() if name in fields}
+    given["model_kwargs"] = flags.model_kwargs(arguments.model_kwargs)
+    given["positions"] = None if arguments.positions is None else tuple(flags.names(arguments.positions))
+    settings = Settings(**given)
     signal.signal(signal.SIGTERM, _interrupt)
     progress = _Progress(settings.budget)
     try:
-        result = search(settings, on_start=progress.start, on_trial=progress.update)
+        result = search(settings, on_weights=_say, on_start=progress.start, on_trial=progress.update)
     finally:
         progress.close()
     study = result.study
@@ -201,12 +81,16 @@ def _search(arguments: argparse.Namespace) -> int:
     _print_answer(study, settings.folder)
     where = ["--studies", settings.studies] if settings.studies != "studies" else []
     # The URL is not repeated: it may hold a password.
-    flags = shlex.join(["--study", study.name, *where]) + (" --storage URL" if settings.storage else "")
+    same = shlex.join(["--study", study.name, *where]) + (" --storage URL" if settings.storage else "")
     print(f"\nnext:\n  open {settings.folder / 'pareto.html'}")
-    print(f"  python run_search.py dashboard {flags}")
-    print(f"  python run_search.py export {flags} --out best.json")
+    print(f"  python run_search.py dashboard {same}")
+    print(f"  python run_search.py export {same} --out best.json")
     study.close()
     return DONE
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr)
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -284,6 +168,17 @@ def _blocks(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _backbones(arguments: argparse.Namespace) -> int:
+    from nas import backbones
+
+    if arguments.pattern is None:
+        print(f"{backbones.families()}\n\nwhere each can hold blocks: run_search.py backbones PATTERN")
+        return DONE
+    for text in backbones.listing(arguments.pattern):
+        print(text, flush=True)
+    return DONE
+
+
 def _costs(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
@@ -305,7 +200,7 @@ def _costs(arguments: argparse.Namespace) -> int:
         measured = costs.measure(
             arguments.backbone,
             resolution=arguments.resolution,
-            blocks=None if arguments.blocks is None else [word.strip() for word in arguments.blocks.split(",")],
+            blocks=None if arguments.blocks is None else flags.names(arguments.blocks),
             device=arguments.device,
             batch_size=arguments.batch,
             precision=arguments.precision,
@@ -346,4 +241,11 @@ def _open(arguments: argparse.Namespace) -> Study:
     return Study.open(name, url)
 
 
-_VERBS = {"search": _search, "export": _export, "dashboard": _dashboard, "blocks": _blocks, "costs": _costs}
+_VERBS = {
+    "search": _search,
+    "export": _export,
+    "dashboard": _dashboard,
+    "blocks": _blocks,
+    "costs": _costs,
+    "backbones": _backbones,
+}

@@ -80,11 +80,12 @@ def measure(
     names = _check(blocks, resolution, batch_size, precision, budget_seconds)
     where = proxy.select_device(device)
     with _seeded(where):
-        bare = placement.create(backbone, num_classes=1000).eval()
-        stages = placement.stages(bare)
+        fitted = placement.fit_kwargs(backbone, num_classes=1000, in_channels=3, resolution=resolution)
+        bare = placement.create(backbone, num_classes=1000, model_kwargs=fitted).eval()
         bare.to(device=where, memory_format=_memory_format(where))  # type: ignore[call-overload]
         images = torch.randn(batch_size, 3, resolution, resolution).to(where, memory_format=_memory_format(where))
         shapes = placement.map_shapes(bare, images)
+        stages = [stage for stage in placement.stages(bare) if stage.widths("after_stage")]
         if on_start is not None:
             on_start(len(names) * len(stages))
         bench = _Bench(bare, images, precision=precision, clock=clock)
@@ -93,7 +94,7 @@ def measure(
         todo = [(name, stage) for name in names for stage in stages]
         for done, (name, stage) in enumerate(todo):
             share_ns = max(0, deadline - clock()) // (len(todo) - done)
-            cells.append(_cell(name, stage, shapes[stage.index], bench, share_ns))
+            cells.append(_cell(name, stage, shapes[stage.index, "after_stage"][0], bench, share_ns))
             if on_cell is not None:
                 on_cell(cells[-1])
     bare_ms = [cell.added.bare_ms for cell in cells if cell.added is not None] or [bench.best_ms()]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import platform
+from collections.abc import Sequence
 
 import timm
 import torch
@@ -22,6 +24,7 @@ from nas.protocol import Protocol
 from nas.space import ResolvedSpace, Site
 from nas.store import Store
 
+_META = torch.device("meta")
 LATENCY_TARGET = 0.005
 """Half width of the interval of the latency ratio at which sampling stops."""
 
@@ -29,7 +32,14 @@ LATENCY_TARGET = 0.005
 class Evaluator:
     """Evaluates architectures under one protocol, through the cache."""
 
-    def __init__(self, data: SearchData, protocol: Protocol, store: Store, device: torch.device) -> None:
+    def __init__(
+        self,
+        data: SearchData,
+        protocol: Protocol,
+        store: Store,
+        device: torch.device,
+        weights: placement.Weights | None = None,
+    ) -> None:
         """Bring the data to the device.
 
         Args:
@@ -37,11 +47,19 @@ class Evaluator:
             protocol: What the evaluations are bound to.
             store: The cache.
             device: The device that ``protocol.device`` names.
+            weights: The trained weights that ``protocol.weights`` names.
+
+        Raises:
+            ValueError: If the weights are not those of the protocol.
         """
+        if (weights.words if weights is not None else "") != protocol.weights:
+            raise ValueError(f"the protocol needs the weights {protocol.weights!r}")
         self._data = data.to(device)
         self._protocol = protocol
         self._store = store
         self._device = device
+        self._weights = weights
+        self._plans: dict[str, placement.Plan] = {}
         self._lock = DeviceLock(lock_name(device))
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -71,11 +89,14 @@ class Evaluator:
 
     def _measure(self, architecture: Architecture) -> Evaluation:
         protocol = self._protocol
-        model = build(architecture, protocol, self._device)
+        model = build(architecture, protocol, self._device, self._weights, self._plan(architecture.backbone))
         complexity = count(model, (protocol.channels, protocol.resolution, protocol.resolution))
         latency = self._time(model, architecture)
         reference_ms = self._store.reference_ms(architecture.backbone, protocol.hash, latency.bare_ms)
-        curve = proxy.train(model, self._data, protocol, device=self._device, turn=self._lock.training)
+        blocks = placement.blocks(model)
+        if protocol.freeze_backbone:
+            _freeze(model, blocks)
+        curve = proxy.train(model, self._data, protocol, device=self._device, blocks=blocks, turn=self._lock.training)
         accuracy = curve.accuracies[-1]
         low, high = wilson_interval(accuracy, len(self._data.val))
         return Evaluation(
@@ -91,6 +112,11 @@ class Evaluator:
             train_seconds=curve.seconds,
             versions=versions(),
         )
+
+    def _plan(self, backbone: str) -> placement.Plan:
+        if backbone not in self._plans:
+            self._plans[backbone] = placement.plan_of(build(Architecture(backbone=backbone), self._protocol, _META))
+        return self._plans[backbone]
 
     def _time(self, model: nn.Module, architecture: Architecture) -> Latency:
         protocol = self._protocol
@@ -122,13 +148,36 @@ def _of_itself(latency: Latency) -> Latency:
     )
 
 
-def build(architecture: Architecture, protocol: Protocol, device: torch.device) -> nn.Module:
-    """Build an architecture with the weights that the protocol's seed draws, on a device and in its memory format."""
+def build(
+    architecture: Architecture,
+    protocol: Protocol,
+    device: torch.device,
+    weights: placement.Weights | None = None,
+    plan: placement.Plan | None = None,
+) -> nn.Module:
+    """Build an architecture on a device and in its memory format.
+
+    What the trained weights, if any, do not cover is drawn with the protocol's seed.
+    """
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(protocol.seed)
-        model = placement.build(architecture, num_classes=protocol.num_classes, in_channels=protocol.channels)
+        model = placement.build(
+            architecture,
+            num_classes=protocol.num_classes,
+            in_channels=protocol.channels,
+            model_kwargs=protocol.model_kwargs,
+            weights=weights,
+            plan=plan,
+        )
     return model.to(device=device, memory_format=proxy.memory_format(protocol))  # type: ignore[call-overload,no-any-return]
+
+
+def _freeze(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
+    """Leave only the blocks and the classifier to be trained."""
+    model.requires_grad_(False)
+    for module in (*blocks, *placement.classifiers(model)):
+        module.requires_grad_(True)
 
 
 def batch_of(protocol: Protocol, device: torch.device) -> torch.Tensor:
@@ -139,9 +188,9 @@ def batch_of(protocol: Protocol, device: torch.device) -> torch.Tensor:
 
 
 def preflight(space: ResolvedSpace, protocol: Protocol, device: torch.device) -> None:
-    """Run every backbone, and every block with each of its option values at every stage, on one batch of two images.
+    """Run every backbone, and every block with each of its option values at every site, on one batch of two images.
 
-    Forward and backward, in the protocol's precision and memory format.
+    Forward and backward, in the protocol's precision and memory format, on every shape of a map that a site has.
 
     Raises:
         EvaluationError: At the first combination that fails, with block, stage, shape and cause.
@@ -149,18 +198,22 @@ def preflight(space: ResolvedSpace, protocol: Protocol, device: torch.device) ->
     for backbone, sites in space.sites.items():
         bare = build(Architecture(backbone=backbone), protocol, device)
         try:
-            shapes = placement.map_shapes(bare, batch_of(dataclasses.replace(protocol, latency_batch_size=2), device))
+            batch = batch_of(dataclasses.replace(protocol, latency_batch_size=2), device)
+            shapes = placement.map_shapes(bare, batch)
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+                bare.train()(batch)  # what drops at random runs in training alone
         except (RuntimeError, ValueError) as error:
             size = f"{protocol.channels}x{protocol.resolution}x{protocol.resolution}"
             raise EvaluationError(f"{backbone} cannot run on a {size} image: {_first_line(error)}") from error
         for site in sites:
-            for block, options in _one_of_each(site):
+            distinct = dict.fromkeys(shapes[site.stage.index, site.position])
+            for shape, (block, options) in itertools.product(distinct, _one_of_each(site)):
                 call = f"{block}({options_text(options)})"
                 try:
-                    module = attention.build(block, site.stage.channels, init=space.space.init, **options)
-                    _try(module, shapes[site.stage.index], protocol, device)
+                    module = attention.build(block, shape[1], init=space.space.init, **options)
+                    _try(module, shape, protocol, device)
                 except (RuntimeError, ValueError) as error:
-                    where = f"stage {site.stage.index} of {backbone} on a map of {tuple(shapes[site.stage.index])}"
+                    where = f"stage {site.stage.index} of {backbone} on a map of {tuple(shape)}, {site.position}"
                     raise EvaluationError(f"{call} cannot run at {where}: {_first_line(error)}") from error
 
 

@@ -103,4 +103,9 @@ def load(path: str | Path) -> nn.Module:
     architecture, content = read(path)
     from nas import placement  # torch and timm, which reading a config does not need
 
-    return placement.build(architecture, num_classes=content["num_classes"], in_channels=content["in_channels"])
+    return placement.build(
+        architecture,
+        num_classes=content["num_classes"],
+        in_channels=content["in_channels"],
+        model_kwargs=content["protocol"]["model_kwargs"],
+    )

@@ -6,12 +6,15 @@ import dataclasses
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 OPTIMIZERS = ("sgd", "adamw")
 PRECISIONS = ("float32", "bfloat16")
 AUGMENTATIONS = ("none", "shift", "shift+flip")
+Scalar = bool | int | float | str | None
+ModelValue = Scalar | list[Scalar]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,14 @@ class Protocol:
     """Longest sampling of one latency, in seconds: the longer, the narrower its interval."""
     software: str = ""
     """Versions of torch and timm."""
+    model_kwargs: Mapping[str, ModelValue] = field(default_factory=dict)
+    """Arguments of timm's factory beyond classes and channels, such as ``drop_path_rate``."""
+    weights: str = ""
+    """Where the backbone's trained weights come from, with a hash if from a file; empty for fresh ones."""
+    freeze_backbone: bool = False
+    """Whether only the blocks and the classifier are trained."""
+    block_lr_factor: float = 1.0
+    """Learning rate of the blocks over that of the backbone."""
 
     def __post_init__(self) -> None:
         for name, choices in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS), ("augmentation", AUGMENTATIONS)):
@@ -75,7 +86,7 @@ class Protocol:
             raise ValueError(f"num_classes must be at least 2, but got {self.num_classes}")
         if self.batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, as batch normalisation needs, but got {self.batch_size}")
-        for name in ("learning_rate", "latency_seconds"):
+        for name in ("learning_rate", "latency_seconds", "block_lr_factor"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, but got {getattr(self, name)}")
         for name in ("weight_decay", "calibration_images"):
@@ -83,6 +94,9 @@ class Protocol:
                 raise ValueError(f"{name} must be at least 0 and finite, but got {getattr(self, name)}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be at least 0 and below 1, but got {self.label_smoothing}")
+        if self.freeze_backbone and not self.weights:
+            raise ValueError("a backbone is only frozen with trained weights; fresh ones have to be trained")
+        object.__setattr__(self, "model_kwargs", _checked_kwargs(self.model_kwargs))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary of JSON values."""
@@ -109,3 +123,20 @@ class Protocol:
         """Sixteen hexadecimal digits that two protocols share exactly when they are equal."""
         text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _is_json(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, (bool, int, str))
+
+
+def _checked_kwargs(given: object) -> dict[str, ModelValue]:
+    """Return model arguments in one order, or raise on what JSON could not keep."""
+    if not isinstance(given, Mapping):
+        raise ValueError(f"model_kwargs must map names to values, but got {given!r}")
+    for name, value in given.items():
+        scalars = value if isinstance(value, (list, tuple)) else (value,)
+        if not isinstance(name, str) or not all(map(_is_json, scalars)):
+            raise ValueError(f"model_kwargs must be numbers, words or lists of them, but {name!r} is {value!r}")
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in sorted(given.items())}

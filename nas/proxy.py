@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -44,18 +44,21 @@ def train(
     protocol: Protocol,
     *,
     device: torch.device,
+    blocks: Iterable[nn.Module] = (),
     on_epoch: Callable[[int, float], None] | None = None,
     turn: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Curve:
     """Train a model on the training split, in place, and validate it after each epoch.
 
     On the CPU, equal arguments and equal initial weights give bit-equal curves. The global random state is kept.
+    Parameters that need no gradient stay as they are, and so do the statistics of the batch normalisation around them.
 
     Args:
         model: Maps (B, C, H, W) to logits (B, K). It is moved to the device, and ends there in evaluation mode.
         data: Train and val; they are moved to the device if they are not there.
         protocol: Epochs, batch size, optimiser and so on. A batch holds at most the training split.
         device: Where to train.
+        blocks: Modules of the model whose learning rate is ``block_lr_factor`` times that of the rest.
         on_epoch: Called after each epoch with its number, from 1, and the val accuracy. What it raises ends the run.
         turn: Makes the context that each epoch runs in, so that others get the device between epochs.
 
@@ -65,7 +68,7 @@ def train(
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(protocol.seed)  # dropout and stochastic depth
-            return _train(model, data.to(device), protocol, device, on_epoch, turn)
+            return _train(model, data.to(device), protocol, device, list(blocks), on_epoch, turn)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -81,11 +84,12 @@ def _train(
     data: SearchData,
     protocol: Protocol,
     device: torch.device,
+    blocks: list[nn.Module],
     on_epoch: Callable[[int, float], None] | None,
     turn: Callable[[], AbstractContextManager[object]],
 ) -> Curve:
     model.to(device).to(memory_format=memory_format(protocol))
-    optimizer = _optimizer(model, protocol)
+    optimizer = _optimizer(model, protocol, blocks)
     generator = torch.Generator().manual_seed(protocol.seed)  # on the CPU, so that every device sees the same batches
     norm = _normalisation(data, device)
     count = len(data.train)
@@ -99,6 +103,8 @@ def _train(
         with turn():
             started = time.perf_counter()
             model.train()
+            for norm_layer in _norms(model, frozen=True):
+                norm_layer.eval()
             order = torch.randperm(count, generator=generator).to(device)
             crops = _draw_crops(count, protocol, generator).to(device)
             total_loss = torch.zeros((), device=device)
@@ -111,9 +117,8 @@ def _train(
                 optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(loss)
                 for group in optimizer.param_groups:
-                    group["lr"] = protocol.learning_rate * one_cycle(
-                        (epoch - 1) * steps + step, steps * protocol.epochs
-                    )
+                    share = one_cycle((epoch - 1) * steps + step, steps * protocol.epochs)
+                    group["lr"] = protocol.learning_rate * group["factor"] * share
                 optimizer.step()
                 total_loss += loss.detach()
             losses.append(float(total_loss) / steps)  # the one wait for the device, and so the one look at the loss
@@ -142,8 +147,7 @@ def calibrate(model: nn.Module, images: torch.Tensor, data: SearchData, protocol
         data: The search data, whose channel statistics normalise the images.
         protocol: Batch size, precision and memory format, as in training.
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    norms = [module for module in norms if module.track_running_stats]
+    norms = [module for module in _norms(model, frozen=False) if module.track_running_stats]
     size = min(protocol.batch_size, len(images))
     if not norms or not size:
         return
@@ -222,12 +226,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
-def _optimizer(model: nn.Module, protocol: Protocol) -> torch.optim.Optimizer:
+def _norms(model: nn.Module, *, frozen: bool) -> list[nn.modules.batchnorm._BatchNorm]:
+    """Return the batch normalisations whose parameters are trained, or those whose parameters are frozen."""
+    found = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    return [module for module in found if (module.weight is not None and not module.weight.requires_grad) == frozen]
+
+
+def _optimizer(model: nn.Module, protocol: Protocol, blocks: list[nn.Module]) -> torch.optim.Optimizer:
     """Return the optimiser; only matrices and kernels decay, so neither norms nor biases nor scales."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    of_blocks = {id(parameter) for block in blocks for parameter in block.parameters()}
     groups = [
-        {"params": [p for p in trained if _is_matrix(p)], "weight_decay": protocol.weight_decay},
-        {"params": [p for p in trained if not _is_matrix(p)], "weight_decay": 0.0},
+        {
+            "params": [p for p in trained if _is_matrix(p) == decays and (id(p) in of_blocks) == in_block],
+            "weight_decay": protocol.weight_decay if decays else 0.0,
+            "factor": protocol.block_lr_factor if in_block else 1.0,
+        }
+        for in_block in (False, True)
+        for decays in (True, False)
     ]
     groups = [group for group in groups if group["params"]]
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in trained)

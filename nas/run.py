@@ -6,10 +6,10 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nas import export, files, report, space
 from nas.answer import recommend
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from nas.data import Splits
+    from nas.placement import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,20 @@ class Settings:
     """Name of a space of ``search_spaces``, or the path of a Python file with ``SPACE`` in it (which is executed)."""
     backbone: str | None = None
     """timm name of a backbone, instead of the space's own."""
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of timm's factory, such as ``drop_path_rate``."""
+    pretrained: bool = False
+    """Whether the backbone starts from timm's weights."""
+    checkpoint: str | None = None
+    """File with the weights from which the backbone starts."""
+    freeze_backbone: bool = False
+    """Whether only blocks and classifier are trained; needs trained weights."""
+    block_lr_factor: float = 1.0
+    """Learning rate of the blocks over that of the rest."""
+    positions: tuple[str, ...] | None = None
+    """Where blocks may stand, instead of the space's own positions."""
     init: str | None = None
-    """``identity`` or ``paper``: initialisation of the blocks, instead of the space's own."""
+    """``identity`` or ``paper``: how blocks start. None: identity on trained weights, else the space's own."""
     data: str = "digits"
     """``digits``, an image folder, or a timm dataset name such as ``torch/cifar10``."""
     data_dir: str | None = None
@@ -54,7 +67,7 @@ class Settings:
     optimizer: str = "sgd"
     """``sgd`` or ``adamw``."""
     learning_rate: float | None = None
-    """Peak learning rate."""
+    """Peak learning rate; by default a tenth on trained weights."""
     weight_decay: float = 5e-4
     """Weight decay."""
     label_smoothing: float = 0.1
@@ -86,8 +99,21 @@ class Settings:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"the seed must be at least 0 and below 2**32, but got {self.seed}")
         resolve_sampler(self.sampler, known=0)
+        if self.positions is not None and not self.positions:
+            raise ValueError("positions must name at least one position, or be left out")
+        if self.pretrained and self.checkpoint is not None:
+            raise ValueError("weights come from timm (pretrained) or from a file (checkpoint), not from both")
+        if self.freeze_backbone and not self.is_pretrained:
+            raise ValueError(
+                "only a backbone with trained weights can be frozen: give --pretrained or --checkpoint too"
+            )
         check_name(self.study_name)
         sqlite_path(self.storage_url)
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the backbone starts from trained weights."""
+        return self.pretrained or self.checkpoint is not None
 
     @property
     def study_name(self) -> str:
@@ -126,6 +152,7 @@ class Result:
 def search(
     settings: Settings,
     *,
+    on_weights: Callable[[str], None] | None = None,
     on_start: Callable[[Study], None] | None = None,
     on_trial: Callable[[Study], None] | None = None,
 ) -> Result:
@@ -135,6 +162,7 @@ def search(
 
     Args:
         settings: What is asked for.
+        on_weights: Called with what trained weights were loaded and how much of the backbone they cover.
         on_start: Called once, before the first trial.
         on_trial: Called after every finished or failed trial, when the files are written.
 
@@ -157,13 +185,22 @@ def search(
         download=settings.download,
         limit=settings.limit,
     )
-    protocol = make_protocol(settings, splits, device)
-    bare = placement.create(backbone, num_classes=protocol.num_classes, in_channels=protocol.channels)
+    made_for: dict[str, Any] = {"num_classes": len(splits.classes), "in_channels": splits.channels}
+    made_for["model_kwargs"] = placement.fit_kwargs(
+        backbone, resolution=splits.resolution, **made_for, model_kwargs=settings.model_kwargs
+    )
+    weights = None
+    if settings.is_pretrained:
+        weights = placement.pretrained(backbone, checkpoint=settings.checkpoint, **made_for)
+        if on_weights is not None:
+            on_weights(weights.describe())
+    protocol = make_protocol(settings, splits, device, model_kwargs=made_for["model_kwargs"], weights=weights)
+    bare = placement.create(backbone, **made_for, device="meta")
     resolved = declared.resolve({backbone: placement.stages(bare)})
     evaluate.preflight(resolved, protocol, device)
     files.check_folder(settings.studies)
     study = Study.create(settings.study_name, settings.storage_url, space=resolved, protocol=protocol)
-    evaluator = evaluate.Evaluator(splits.search(), protocol, study.store, device)
+    evaluator = evaluate.Evaluator(splits.search(), protocol, study.store, device, weights=weights)
     files.replace(settings.folder / "split.json", json.dumps(splits.record()).encode())
 
     def after_trial(study: Study) -> None:
@@ -195,8 +232,8 @@ def _declared(settings: Settings) -> space.SearchSpace:
     declared = space.load(settings.space)
     if settings.backbone is not None:
         declared = dataclasses.replace(declared, backbones=(settings.backbone,))
-    if settings.init is not None:
-        declared = dataclasses.replace(declared, init=settings.init)
+    init = settings.init or ("identity" if settings.is_pretrained else declared.init)
+    declared = dataclasses.replace(declared, init=init, positions=settings.positions or declared.positions)
     if len(declared.backbones) > 1:  # the front and the answer compare with one bare backbone
         raise ValueError(
             f"a search takes one backbone, but the space has {', '.join(declared.backbones)}; run one each"
@@ -204,13 +241,21 @@ def _declared(settings: Settings) -> space.SearchSpace:
     return declared
 
 
-def make_protocol(settings: Settings, splits: Splits, device: torch.device) -> Protocol:
+def make_protocol(
+    settings: Settings,
+    splits: Splits,
+    device: torch.device,
+    *,
+    model_kwargs: Mapping[str, Any] | None = None,
+    weights: Weights | None = None,
+) -> Protocol:
     """Return the protocol of a search: the settings, and where they are silent what suits the data and the device."""
     from nas import evaluate
     from nas.latency import device_words
 
     embedded = settings.data == "digits"
     rates = {"sgd": 0.1, "adamw": 0.003}
+    rate = rates.get(settings.optimizer, 0.1) * (0.1 if weights is not None else 1)
     return Protocol(
         data=Path(settings.data).name if Path(settings.data).exists() else settings.data,
         data_hash=splits.hash,
@@ -221,7 +266,7 @@ def make_protocol(settings: Settings, splits: Splits, device: torch.device) -> P
         epochs=_given(settings.epochs, 3 if embedded else 5),
         batch_size=settings.batch_size,
         optimizer=settings.optimizer,
-        learning_rate=_given(settings.learning_rate, rates.get(settings.optimizer, 0.1)),
+        learning_rate=_given(settings.learning_rate, rate),
         weight_decay=settings.weight_decay,
         label_smoothing=settings.label_smoothing,
         augmentation=_given(settings.augmentation, "shift" if embedded else "shift+flip"),
@@ -232,6 +277,10 @@ def make_protocol(settings: Settings, splits: Splits, device: torch.device) -> P
         latency_batch_size=settings.latency_batch_size,
         latency_seconds=settings.latency_seconds,
         software=evaluate.software(),
+        model_kwargs=model_kwargs or {},
+        weights=weights.words if weights is not None else "",
+        freeze_backbone=settings.freeze_backbone,
+        block_lr_factor=settings.block_lr_factor,
     )
 
 
@@ -255,12 +304,19 @@ def write_files(study: Study, folder: Path) -> None:
         export.write(export.config(study, recommend(rows).row), folder / "best.json")
 
 
+def _weights_words(protocol: Protocol) -> str:
+    frozen = "; the backbone is frozen" if protocol.freeze_backbone else ""
+    return f"{protocol.weights}; learning rate of blocks x {protocol.block_lr_factor:g}{frozen}"
+
+
 def facts(study: Study) -> dict[str, str]:
     """Return what a reader of the study's figures must know about how they were made, in words."""
     protocol = study.protocol
     return {
         "Study": study.name,
-        "Backbones": ", ".join(study.space["backbones"]),
+        "Backbones": ", ".join(study.space["backbones"])
+        + "".join(f", {name}={value}" for name, value in protocol.model_kwargs.items()),
+        **({"Weights": _weights_words(protocol)} if protocol.weights else {}),
         "Data": f"{protocol.data}, {protocol.num_classes} classes, {protocol.channels}x{protocol.resolution}"
         f"x{protocol.resolution}; accuracy is on the validation split, which the search selects on",
         "Proxy": f"{protocol.epochs} epochs, batch {protocol.batch_size}, {protocol.optimizer} at "

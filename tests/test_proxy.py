@@ -214,13 +214,54 @@ class TestOptimizer:
     def test_only_weights_decay(self, name: str, kind: type) -> None:
         model = small_net()
         model[0].weight.requires_grad_(False)
-        optimizer = proxy._optimizer(model, replace(PROTOCOL, optimizer=name, weight_decay=0.01))
+        optimizer = proxy._optimizer(model, replace(PROTOCOL, optimizer=name, weight_decay=0.01), [])
         assert isinstance(optimizer, kind)
         decayed, others = optimizer.param_groups
         assert (decayed["weight_decay"], others["weight_decay"]) == (0.01, 0.0)
         assert [id(p) for p in decayed["params"]] == [id(model[3].weight), id(model[8].weight)]
         assert {p.ndim for p in others["params"]} == {1}
         assert len(others["params"]) == 5
+
+    def test_blocks_have_groups_of_their_own(self) -> None:
+        model = small_net()
+        protocol = replace(PROTOCOL, weight_decay=0.01, block_lr_factor=0.25)
+        groups = proxy._optimizer(model, protocol, [model[3], model[4]]).param_groups
+        assert [(group["factor"], group["weight_decay"]) for group in groups] == [
+            (1.0, 0.01),
+            (1.0, 0.0),
+            (0.25, 0.01),
+            (0.25, 0.0),
+        ]
+        assert [id(p) for group in groups[2:] for p in group["params"]] == [
+            id(model[3].weight),
+            id(model[4].weight),
+            id(model[4].bias),
+        ]
+        assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+    @pytest.mark.parametrize(("shape", "decays"), [((8, 1, 1, 1), False), ((1, 8, 1), False), ((2, 1, 3), True)])
+    def test_scales_do_not_decay_whatever_their_shape(self, shape: tuple[int, ...], decays: bool) -> None:
+        model = nn.Module()
+        model.scale = nn.Parameter(torch.ones(shape))
+        (group,) = proxy._optimizer(model, replace(PROTOCOL, weight_decay=0.01), []).param_groups
+        assert group["weight_decay"] == (0.01 if decays else 0.0)
+
+    def test_the_rate_of_blocks_is_their_factor_times_that_of_the_rest(
+        self, few: SearchData, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rates: list[tuple[float, ...]] = []
+        make: Callable[..., torch.optim.Optimizer] = proxy._optimizer
+
+        def watched(*arguments: Any) -> torch.optim.Optimizer:
+            optimizer = make(*arguments)
+            optimizer.register_step_pre_hook(lambda given, *_: rates.append(tuple(g["lr"] for g in given.param_groups)))
+            return optimizer
+
+        monkeypatch.setattr(proxy, "_optimizer", watched)
+        model = small_net()
+        protocol = replace(PROTOCOL, batch_size=50, epochs=1, block_lr_factor=0.25)
+        proxy.train(model, few, protocol, device=CPU, blocks=[model[3]])
+        assert rates == [(0.1 * share, 0.1 * share, 0.025 * share) for share in (one_cycle(0, 2), one_cycle(1, 2))]
 
     def test_one_cycle_rises_to_the_peak_and_falls(self) -> None:
         rates = [one_cycle(step, 100) for step in range(100)]

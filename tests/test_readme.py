@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.cli import _parser
+from nas.flags import parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def test_every_command_parses(command: str) -> None:
     if not words or words[0].startswith("-"):
         words.insert(0, "search")
     if "--help" not in words:
-        _parser().parse_args(words)
+        parser().parse_args(words)
 
 
 def test_there_are_commands_to_parse() -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from nas.attention.widths import (
     GROUP_LIMIT,
@@ -45,6 +46,9 @@ def options_text(options: Mapping[str, OptionValue]) -> str:
 class Option(ABC):
     """One option of a block."""
 
+    adapts: ClassVar[bool] = False
+    """Whether the effective value depends on the width, so that one value may mean several networks at several."""
+
     default: OptionValue
     """The paper's value."""
     choices: tuple[OptionValue, ...]
@@ -58,11 +62,10 @@ class Option(ABC):
         """Return whether the option has an effect beside these effective values of the options before it."""
         return self.when is None or earlier[self.when[0]] in self.when[1]
 
-    def idle(self, channels: int) -> OptionValue:
+    def idle_at(self, widths: Sequence[int]) -> OptionValue:
         """Return the effective value that stands for all where the option has no effect: the default, if possible."""
-        return (
-            self.canonical(self.default, channels) if self.allows(self.default, channels) else self.valid(channels)[0]
-        )
+        fits = all(self.allows(self.default, channels) for channels in widths)
+        return self.canonical_at(self.default, widths) if fits else self.valid_at(widths)[0]
 
     def __post_init__(self) -> None:
         for value in (self.default, *self.choices):
@@ -84,37 +87,52 @@ class Option(ABC):
         """Return the one value that stands for all values that build the same network at that width."""
         return value
 
-    def check(self, block: str, name: str, value: object, channels: int | None = None) -> OptionValue:
+    def canonical_at(self, value: OptionValue, widths: Sequence[int]) -> OptionValue:
+        """Return the one value that stands for all that build the same networks at every one of these widths.
+
+        That is what the value comes to, where it comes to the same at all of them. Else it is the value itself: of
+        the kinds that do not override this, ``None`` alone comes to several.
+        """
+        effective = {self.canonical(value, channels) for channels in widths}
+        return effective.pop() if len(effective) == 1 else value
+
+    def check(self, block: str, name: str, value: object, widths: Sequence[int] = ()) -> OptionValue:
         """Return the value if it is possible.
 
         Args:
             block: Name of the block, for the message.
             name: Name of the option, for the message.
             value: What was given.
-            channels: Width of the map; without it, only rules that hold at every width are checked.
+            widths: Widths of the maps; without any, only rules that hold at every width are checked.
 
         Raises:
             ValueError: If the value is impossible; says the rule, the value and the choices.
         """
-        if self.allows(value, channels):
+        forbidding = [channels for channels in widths or (None,) if not self.allows(value, channels)]
+        if not forbidding:
             assert value is None or isinstance(value, (int, float, str))
             return value
-        where = "" if channels is None else f" at {channels} channels"
-        known = self.choices if channels is None else self.valid(channels)
+        where = "" if forbidding[0] is None else f" at {forbidding[0]} channels"
+        known = self.valid_at(widths) if widths else self.choices
         listed = ", ".join(str(choice) for choice in known) or "none at this width"
         raise ValueError(f"{block}: {name} must be {self.rule}, but got {value!r}{where}; choices: {listed}")
 
     def valid(self, channels: int) -> tuple[OptionValue, ...]:
         """Return the choices that are possible at that width, canonical, in order, each network once."""
-        return tuple(sorted(self._merged(channels), key=lambda value: (isinstance(value, str), value)))
+        return self.valid_at((channels,))
 
-    def _merged(self, channels: int) -> set[OptionValue]:
-        return {self.canonical(value, channels) for value in self.choices if self.allows(value, channels)}
+    def valid_at(self, widths: Sequence[int]) -> tuple[OptionValue, ...]:
+        """Return the choices that are possible at all these widths, canonical, in order, equal networks once."""
+        fitting = (value for value in self.choices if all(self.allows(value, channels) for channels in widths))
+        distinct = {self.canonical_at(value, widths) for value in fitting}
+        return tuple(sorted(distinct, key=lambda value: (isinstance(value, str), value is not None, value)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reduction(Option):
     """By how much a bottleneck divides the channels; any integer >= 1."""
+
+    adapts = True
 
     floor: int = HIDDEN_FLOOR
     """Fewest hidden units."""
@@ -128,13 +146,18 @@ class Reduction(Option):
 
     def canonical(self, value: OptionValue, channels: int) -> OptionValue:
         """Return the smallest choice that gives the same hidden width, or else the smallest integer that does."""
+        return self.canonical_at(value, (channels,))
+
+    def canonical_at(self, value: OptionValue, widths: Sequence[int]) -> OptionValue:
+        """Return the smallest choice that gives the same hidden widths, or else the smallest integer that does."""
         assert isinstance(value, int)
-        hidden = hidden_width(channels, value, self.floor)
+        hidden = {channels: hidden_width(channels, value, self.floor) for channels in widths}
         for choice in sorted(choice for choice in self.choices if isinstance(choice, int)):
-            if hidden_width(channels, choice, self.floor) == hidden:
+            if all(hidden_width(channels, choice, self.floor) == units for channels, units in hidden.items()):
                 return choice
-        # the first reduction with channels // reduction <= hidden; a wider quotient is a wider bottleneck
-        return channels // (hidden + 1) + 1
+        # At each width the reductions with the same hidden width are an interval, whose first is the first with
+        # channels // reduction <= hidden; a wider quotient is a wider bottleneck. All of the intervals hold the value.
+        return max(channels // (units + 1) + 1 for channels, units in hidden.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +195,8 @@ class OddKernel(Option):
 class ChannelKernel(Option):
     """Kernel size along the channel axis; None is ECA's adaptive size."""
 
+    adapts = True
+
     @property
     def rule(self) -> str:
         return "None (adaptive) or an odd integer from 1 to the number of channels"
@@ -189,6 +214,8 @@ class ChannelKernel(Option):
 @dataclass(frozen=True, kw_only=True)
 class Groups(Option):
     """Into how many groups the channels are cut; None is as many as fit, at most 64."""
+
+    adapts = True
 
     multiple: int = 1
     """What the channels of one group must be a multiple of."""
@@ -231,9 +258,9 @@ class Choice(Option):
             return False
         return channels is None or channels % self.multiples.get(value, 1) == 0
 
-    def valid(self, channels: int) -> tuple[OptionValue, ...]:
-        """Return the names that are searched and possible at that width, in the table's order."""
-        return tuple(name for name in self.choices if self.allows(name, channels))
+    def valid_at(self, widths: Sequence[int]) -> tuple[OptionValue, ...]:
+        """Return the names that are searched and possible at all these widths, in the table's order."""
+        return tuple(name for name in self.choices if all(self.allows(name, channels) for channels in widths))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,9 +282,9 @@ class Number(Option):
         assert isinstance(value, (int, float))
         return math.isfinite(value) and self.low <= value <= self.high
 
-    def check(self, block: str, name: str, value: object, channels: int | None = None) -> OptionValue:
+    def check(self, block: str, name: str, value: object, widths: Sequence[int] = ()) -> OptionValue:
         """Return the value as a float, so that 1 and 1.0 are one value; raise as :meth:`Option.check`."""
-        checked = super().check(block, name, value, channels)
+        checked = super().check(block, name, value, widths)
         assert isinstance(checked, (int, float))
         return float(checked)
 
@@ -265,6 +292,8 @@ class Number(Option):
 @dataclass(frozen=True, kw_only=True)
 class Heads(Option):
     """Heads of an attention; None is as many as fit, at most 8, of at least 8 channels each."""
+
+    adapts = True
 
     @property
     def rule(self) -> str:
@@ -281,10 +310,10 @@ class Heads(Option):
         """Return the number of heads."""
         return fitting_heads(channels) if value is None else value
 
-    def valid(self, channels: int) -> tuple[OptionValue, ...]:
+    def valid_at(self, widths: Sequence[int]) -> tuple[OptionValue, ...]:
         """Return the choices that leave a head at least 8 channels; one head is always among the possible."""
-        most = fitting_heads(channels)
-        return tuple(value for value in super().valid(channels) if isinstance(value, int) and value <= most)
+        most = min(fitting_heads(channels) for channels in widths)
+        return tuple(v for v in super().valid_at(widths) if v is None or (isinstance(v, int) and v <= most))
 
 
 @dataclass(frozen=True, kw_only=True)

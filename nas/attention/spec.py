@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -56,11 +56,13 @@ class BlockSpec:
         if self.cost not in COSTS:
             raise ValueError(f"cost of {self.name} must be one of {', '.join(COSTS)}, but got {self.cost!r}")
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
-        earlier: set[str] = set()
+        earlier: dict[str, Option] = {}
         for name, option in self.options.items():
             if option.when is not None and option.when[0] not in earlier:
                 raise ValueError(f"{self.name}: {name} depends on {option.when[0]}, which must stand before it")
-            earlier.add(name)
+            if option.when is not None and earlier[option.when[0]].adapts:
+                raise ValueError(f"{self.name}: {name} depends on {option.when[0]}, which must not adapt to the width")
+            earlier[name] = option
 
     def check(self, options: Mapping[str, object], channels: int | None = None) -> dict[str, OptionValue]:
         """Return the options with the defaults filled in.
@@ -72,14 +74,18 @@ class BlockSpec:
         Raises:
             ValueError: On an unknown option or an impossible value; says the rule, what was given and the choices.
         """
+        return self._complete(options, () if channels is None else (channels,))
+
+    def _complete(self, options: Mapping[str, object], widths: Sequence[int]) -> dict[str, OptionValue]:
+        """Return the options with the defaults filled in, if they are possible at all these widths."""
         if not isinstance(options, Mapping):
             raise ValueError(f"options of {self.name} must be a mapping of names to values, but got {options!r}")
         for name in options:
             self._require(name)
-        if channels is not None and (reason := self.possible(channels)) is not None:
+        if widths and (reason := self.possible_at(widths)) is not None:
             raise ValueError(reason)
         return {
-            name: option.check(self.name, name, options.get(name, option.default), channels)
+            name: option.check(self.name, name, options.get(name, option.default), widths)
             for name, option in self.options.items()
         }
 
@@ -89,11 +95,24 @@ class BlockSpec:
         Raises:
             ValueError: As :meth:`check`.
         """
-        complete = self.check(options, channels)
+        return self.canonical_at(options, (channels,))
+
+    def canonical_at(self, options: Mapping[str, object], widths: Sequence[int]) -> dict[str, OptionValue]:
+        """Return options that stand for all that build the same networks at every one of these widths.
+
+        They are possible at all of them. Two sets of options have the same effective values at each of the widths
+        exactly when these are equal.
+
+        Raises:
+            ValueError: If the block or a value is impossible at one of the widths, and as :meth:`check`.
+        """
+        if not widths:
+            raise ValueError(f"{self.name}: widths must be at least one, but got {widths!r}")
+        complete = self._complete(options, widths)
         effective: dict[str, OptionValue] = {}
         for name, option in self.options.items():
             active = option.active(effective)
-            effective[name] = option.canonical(complete[name], channels) if active else option.idle(channels)
+            effective[name] = option.canonical_at(complete[name], widths) if active else option.idle_at(widths)
         return effective
 
     def starts_as_identity(self, options: Mapping[str, object]) -> bool:
@@ -129,8 +148,16 @@ class BlockSpec:
         Raises:
             ValueError: If the block has no such option, or the width is no integer >= 1.
         """
+        return self.valid_at(option, (channels,))
+
+    def valid_at(self, option: str, widths: Sequence[int]) -> tuple[OptionValue, ...]:
+        """Return the values searched by default that are possible at all these widths; no two are equal in effect.
+
+        Raises:
+            ValueError: If the block has no such option, or as :meth:`possible_at`.
+        """
         self._require(option)
-        return () if self.possible(channels) is not None else self.options[option].valid(channels)
+        return () if self.possible_at(widths) is not None else self.options[option].valid_at(widths)
 
     def possible(self, channels: int) -> str | None:
         """Return None if the block can be built at that width, or else the rule that forbids it.
@@ -138,13 +165,24 @@ class BlockSpec:
         Raises:
             ValueError: If the width is no integer >= 1.
         """
-        if not is_int(channels) or channels < 1:
-            raise ValueError(f"{self.name}: channels must be an integer >= 1, but got {channels!r}")
-        if channels < self.min_channels:
-            return f"{self.name}: channels must be at least {self.min_channels}, but got {channels}"
+        return self.possible_at((channels,))
+
+    def possible_at(self, widths: Sequence[int]) -> str | None:
+        """Return None if the block can be built with the same options at all these widths, or the rule that forbids it.
+
+        Raises:
+            ValueError: If a width is no integer >= 1.
+        """
+        for channels in widths:
+            if not is_int(channels) or channels < 1:
+                raise ValueError(f"{self.name}: channels must be an integer >= 1, but got {channels!r}")
+            if channels < self.min_channels:
+                return f"{self.name}: channels must be at least {self.min_channels}, but got {channels}"
         for name, option in self.options.items():
-            if not option.valid(channels):
-                return f"{self.name}: {name} must be {option.rule}, but no value fits {channels} channels"
+            if not option.valid_at(widths):
+                alone = [channels for channels in widths if not option.valid(channels)]
+                unfit = ", ".join(map(str, alone or widths))
+                return f"{self.name}: {name} must be {option.rule}, but no value fits {unfit} channels"
         return None
 
     def _require(self, option: object) -> None:

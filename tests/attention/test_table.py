@@ -361,7 +361,7 @@ def test_a_dependent_option_must_stand_behind_the_one_that_it_depends_on(depende
 
 
 def test_variants_of_a_site_merge_options_without_effect(dependent, monkeypatch):
-    monkeypatch.setattr("nas.space.BLOCKS", {**BLOCKS, "se": dependent})
+    monkeypatch.setattr("nas.space.site.BLOCKS", {**BLOCKS, "se": dependent})
     values = {"branch": ("both", "right"), "reduction": (4, 16)}
     site = Site(stage=Stage(index=0, name="", channels=64, reduction=1), blocks={"se": values})
     assert list(site.variants()) == [
@@ -384,7 +384,7 @@ def test_a_name_that_needs_a_multiple_of_channels_says_so():
     assert option.valid(6) == ("a",)
     assert option.valid(8) == ("a", "b")
     with pytest.raises(ValueError, match=r"must be one of a, b \(channels % 4 == 0\), but got 'b' at 6 channels"):
-        option.check("x", "y", "b", 6)
+        option.check("x", "y", "b", (6,))
 
 
 def test_nearest_tolerates_anything():

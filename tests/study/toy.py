@@ -17,7 +17,14 @@ from nas.space import ResolvedSpace, SearchSpace
 from nas.study import Study, run
 
 STAGES = tuple(
-    Stage(index=index, name=f"layer{index}", channels=width, reduction=2**index)
+    Stage(
+        index=index,
+        name=f"layer{index}",
+        channels=width,
+        reduction=2**index,
+        branches=(width,) if index else (),
+        slots=(width, 2 * width) if index > 1 else (),
+    )
     for index, width in enumerate((32, 64, 128, 256))
 )
 PROTOCOL = Protocol(
@@ -33,9 +40,11 @@ PROTOCOL = Protocol(
 
 
 def space(
-    blocks: tuple[str, ...] = ("se", "eca", "cbam", "simam"), stages: tuple[int, ...] | None = None
+    blocks: tuple[str, ...] = ("se", "eca", "cbam", "simam"),
+    stages: tuple[int, ...] | None = None,
+    positions: tuple[str, ...] = ("after_stage",),
 ) -> ResolvedSpace:
-    return SearchSpace(backbones=("toy",), blocks=blocks, stages=stages).resolve({"toy": STAGES})
+    return SearchSpace(backbones=("toy",), blocks=blocks, stages=stages, positions=positions).resolve({"toy": STAGES})
 
 
 def evaluate(architecture: Architecture) -> Evaluation:

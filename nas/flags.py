@@ -1,0 +1,200 @@
+"""The flags of the command line, verb by verb. Every flag says its unit and its default."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from typing import Any, NoReturn
+
+import nas
+
+WRONG_USE = 2
+"""Exit status of wrong use and bad input."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage of thirty flags in front of it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG_USE, f"{self.prog}: {message}; {self.prog} --help lists what there is\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    whole = Parser(
+        prog="run_search.py",
+        description="Which attention block, with which options, on which stages of a backbone - and at what latency?",
+        epilog="Without a verb it searches: run_search.py --budget 50. run_search.py search --help lists the flags.",
+    )
+    whole.add_argument("--version", action="version", version=f"%(prog)s {nas.__version__}")
+    verbs = whole.add_subparsers(dest="verb", metavar="verb", required=True, parser_class=Parser)
+    plain = Parser(add_help=False)
+    plain.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    common = Parser(add_help=False, parents=[plain])
+    common.add_argument(
+        "--studies", metavar="DIR", default="studies", help="folder where studies land (default: studies)"
+    )
+    common.add_argument("--storage", metavar="URL", help="database (default: sqlite:///DIR/studies.db)")
+    common.add_argument("--study", metavar="NAME", help="name of the study; the same name resumes it")
+    _search_flags(verbs.add_parser("search", parents=[common], help="search (the default)"))
+    export = verbs.add_parser("export", parents=[common], help="write the config of an architecture")
+    export.add_argument(
+        "--pick",
+        metavar="HOW",
+        help='knee, accuracy, fastest, trial:N, "latency<=X" in ms or "slowdown<=P%%" (default: the recommended)',
+    )
+    export.add_argument("--out", metavar="FILE", default="best.json", help="file to write (default: best.json)")
+    board = verbs.add_parser("dashboard", parents=[common], help="open the studies in optuna-dashboard on 127.0.0.1")
+    board.add_argument("--port", type=int, default=8080, help="TCP port (default: 8080)")
+    blocks = verbs.add_parser("blocks", parents=[plain], help="list the blocks, or show all that is known of one")
+    blocks.add_argument("name", nargs="?", metavar="NAME", help="one block (default: all)")
+    blocks.add_argument(
+        "--channels", type=int, default=64, metavar="C", help="channels of the map for values and counts (default: 64)"
+    )
+    blocks.add_argument(
+        "--map", type=int, default=14, metavar="PIXELS", help="height and width of the map, in pixels (default: 14)"
+    )
+    _costs_flags(verbs.add_parser("costs", parents=[plain], help="measure what each block adds at each stage"))
+    backbones = verbs.add_parser(
+        "backbones", parents=[plain], help="list timm's backbones, and where each can hold blocks"
+    )
+    backbones.add_argument(
+        "pattern",
+        nargs="?",
+        metavar="PATTERN",
+        help='name, or pattern such as "*resnet18*" (default: only the families)',
+    )
+    return whole
+
+
+def _costs_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backbone", metavar="NAME", required=True, help="timm model")
+    parser.add_argument(
+        "--resolution", type=int, required=True, metavar="PIXELS", help="height and width of the images, in pixels"
+    )
+    parser.add_argument("--blocks", metavar="A,B,...", help="names of blocks (default: all)")
+    parser.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto, cuda, cuda:1, mps or cpu (default: auto)"
+    )
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images in one pass (default: 1)")
+    parser.add_argument("--precision", default="float32", metavar="NAME", help="float32 or bfloat16 (default: float32)")
+    parser.add_argument(
+        "--budget-seconds",
+        type=float,
+        default=40.0,
+        metavar="S",
+        help="sampling of the whole table, in seconds; slow cells still get six samples each (default: 40)",
+    )
+    parser.add_argument("--out", metavar="DIR", help="folder to write (default: studies/costs/BACKBONE-RESOLUTION...)")
+
+
+def _search_flags(parser: argparse.ArgumentParser) -> None:
+    ask = parser.add_argument_group("what to search")
+    ask.add_argument(
+        "--budget", type=int, default=50, metavar="N", help="finished distinct architectures (default: 50)"
+    )
+    ask.add_argument(
+        "--space", default="default", metavar="NAME_OR_PATH", help="search space; a path is Python and is executed"
+    )
+    ask.add_argument("--backbone", metavar="NAME", help="timm model, instead of the space's own")
+    ask.add_argument(
+        "--model-kwargs",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="further arguments for timm's model, such as drop_path_rate=0.1",
+    )
+    ask.add_argument(
+        "--positions",
+        metavar="A,B,...",
+        help="after_stage, in_residual, replace: where blocks may stand, instead of the space's own",
+    )
+    ask.add_argument("--init", choices=("identity", "paper"), help="how blocks start, instead of the space's own")
+    ask.add_argument("--sampler", default="auto", metavar="NAME", help="auto, gp, tpe, nsga2 or random (default: auto)")
+    ask.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything drawn (default: 0)")
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data", default="digits", metavar="NAME_OR_DIR", help="digits, an image folder, or a timm dataset"
+    )
+    data.add_argument("--data-dir", metavar="DIR", help="where timm's datasets lie")
+    data.add_argument("--download", action="store_true", help="let timm download the data set")
+    data.add_argument("--limit", type=int, metavar="N", help="use at most so many images, stratified by class")
+    data.add_argument(
+        "--resolution",
+        type=int,
+        metavar="PIXELS",
+        help="height and width (default: 32 for digits, else what the images have)",
+    )
+    train = parser.add_argument_group("proxy training")
+    train.add_argument(
+        "--epochs", type=int, metavar="N", help="epochs of one proxy training (default: 3 for digits, else 5)"
+    )
+    train.add_argument("--batch-size", type=int, default=64, metavar="N", help="images in one step (default: 64)")
+    train.add_argument("--optimizer", default="sgd", metavar="NAME", help="sgd or adamw (default: sgd)")
+    train.add_argument(
+        "--learning-rate",
+        type=float,
+        metavar="X",
+        help="peak of the one-cycle schedule (default: 0.1 for sgd, 0.003 for adamw; a tenth on trained weights)",
+    )
+    train.add_argument("--weight-decay", type=float, default=5e-4, metavar="X", help="default: 0.0005")
+    train.add_argument("--label-smoothing", type=float, default=0.1, metavar="X", help="0 to 1 (default: 0.1)")
+    train.add_argument(
+        "--augmentation", metavar="NAME", help="none, shift or shift+flip (default: shift for digits, else shift+flip)"
+    )
+    weights = parser.add_argument_group("trained weights")
+    source = weights.add_mutually_exclusive_group()
+    source.add_argument("--pretrained", action="store_true", help="start from timm's weights; downloads them once")
+    source.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="start from the weights in a file, .safetensors or .pth; it is never executed",
+    )
+    weights.add_argument(
+        "--freeze-backbone", action="store_true", help="train only the blocks and the classifier on trained weights"
+    )
+    weights.add_argument(
+        "--block-lr-factor",
+        type=float,
+        metavar="X",
+        default=1.0,
+        help="learning rate of blocks over the rest (default: 1)",
+    )
+    device = parser.add_argument_group("device")
+    device.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto, cuda, cuda:1, mps or cpu (default: auto)"
+    )
+    device.add_argument(
+        "--latency-seconds", type=float, default=2.0, metavar="S", help="longest sampling of one latency (default: 2)"
+    )
+    device.add_argument(
+        "--precision", metavar="NAME", help="float32 or bfloat16 (default: bfloat16 on a GPU that has it)"
+    )
+    device.add_argument(
+        "--latency-batch-size", type=int, default=1, metavar="N", help="images in one timed pass (default: 1)"
+    )
+
+
+def model_kwargs(words: list[str]) -> dict[str, Any]:
+    """Read arguments for a model from words such as ``drop_path_rate=0.1``; what is no Python literal is text.
+
+    Raises:
+        ValueError: On a word without a name or a value, and on a name that comes twice.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        name, sign, text = word.partition("=")
+        if not sign or not name.isidentifier():
+            raise ValueError(f"--model-kwargs takes NAME=VALUE, such as drop_path_rate=0.1, but got {word!r}")
+        if name in found:
+            raise ValueError(f"--model-kwargs has {name} twice")
+        try:
+            found[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            found[name] = text
+    return found
+
+
+def names(text: str) -> list[str]:
+    """Return the words of a list with commas between them."""
+    return [word.strip() for word in text.split(",")]

@@ -1,0 +1,293 @@
+"""Put attention blocks into timm backbones, and take them out again.
+
+A block becomes a child of the module where it stands, and that module gets a subclass of its own class whose forward
+runs it. So the backbone keeps its own parameter names, copies and pickles run their own blocks, and there are no hooks,
+which would cost a small network several per cent. Where a block replaces attention that the backbone
+brings along, a :class:`Slot` takes that module's place and keeps it for later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, SupportsIndex
+
+import torch
+from torch import Tensor, nn
+
+from nas import attention
+from nas.architecture import NONE, Architecture, Placement, Stage
+from nas.placement.hosts import Host
+from nas.placement.layout import Layout
+from nas.placement.plan import Plan, plan_of
+from nas.placement.probe import Point, name_of
+
+CHILD_PREFIX = "attention_"
+"""Blocks are registered under this prefix, the number of their stage and, unless they stand after it, the position."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Insertion:
+    """One block that :func:`insert` has put into a model, or one built-in attention that it has taken out."""
+
+    stage: Stage
+    """The stage."""
+    placement: Placement
+    """The placement, with its effective options."""
+    path: str
+    """Path of the block in the model; of the empty slot where attention was only taken out."""
+    channels: int
+    """Channels of the map that the block sees."""
+    parameters: int
+    """Parameters that the block added; negative where more were taken out."""
+
+
+class Slot(nn.Module):
+    """Stands where a backbone had attention of its own, with another block in it or none.
+
+    The backbone's module is kept for :func:`remove`, out of sight of parameters, state dicts and devices.
+    """
+
+    def __init__(self, original: nn.Module, name: str, block: nn.Module | None, layout: Layout) -> None:
+        super().__init__()
+        self._original = (original,)  # in a tuple it is not registered
+        self._name = name
+        self._layout = layout
+        if block is not None:
+            self.add_module(name, block)
+
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """Return the map, the first input, with the block applied, in the layout that it came in."""
+        x = inputs[0] if inputs else next(iter(named.values()))
+        block = self.block
+        result: Tensor = x if block is None else self._layout.apply(block, x)
+        return result
+
+    @property
+    def block(self) -> nn.Module | None:
+        """The block in its place; None if attention was only taken out."""
+        return self._modules.get(self._name)
+
+    @property
+    def original(self) -> nn.Module:
+        """The module that the backbone had here."""
+        return self._original[0]
+
+
+def insert(model: nn.Module, architecture: Architecture, *, plan: Plan | None = None) -> tuple[Insertion, ...]:
+    """Insert the blocks of an architecture into its backbone, in place.
+
+    The blocks follow the model's device, type, memory format and training mode. The backbone's own parameters keep
+    their names, except those of attention that is replaced, which are kept aside for :func:`remove`. With
+    ``init="identity"`` the output stays the same, bit for bit; at ``replace`` it is that of the backbone without the
+    attention that is replaced.
+
+    What rebuilds modules (``SyncBatchNorm.convert_sync_batchnorm``, timm's ``reparameterize_model``) comes first: a
+    normalisation that is rebuilt loses the block that it runs.
+
+    Args:
+        model: The bare backbone, as timm made it.
+        architecture: What to insert; its backbone must be the model's.
+        plan: What :func:`plan_of` has found for a model made with the same arguments, to save the time of finding it.
+
+    Returns:
+        What was changed, block by block.
+
+    Raises:
+        BackboneError: If blocks cannot be placed in the model.
+        ValueError: If the model has blocks already, is another backbone, or a placement is impossible in it. The
+            model is then as it was.
+    """
+    made = (getattr(model, "default_cfg", None) or {}).get("architecture")
+    wanted = architecture.backbone.removeprefix("timm/").split(".")[0]
+    if made is not None and made != wanted:
+        raise ValueError(f"the architecture is for {wanted}, but the model is {made}")
+    if next(_hosted(model), None) is not None or any(isinstance(module, Slot) for module in model.modules()):
+        raise ValueError("the model has blocks already; nas.placement.remove(model) takes them out")
+    if not architecture.placements:
+        return ()
+    plan = plan or plan_of(model)
+    if plan.backbone != name_of(model):
+        raise ValueError(f"the plan is for {plan.backbone}, but the model is {name_of(model)}")
+    canonical = architecture.canonical(plan.stages)
+    # What is replaced comes first: a branch may end in the module that is replaced.
+    placements = sorted(canonical.placements, key=lambda placement: placement.position != "replace")
+    try:
+        changed = [change for placement in placements for change in _Inserter(model, plan).insert(placement)]
+    except BaseException:
+        remove(model)
+        raise
+    return tuple(sorted(changed, key=lambda change: (change.placement.stage, change.placement.position)))
+
+
+class _Inserter:
+    def __init__(self, model: nn.Module, plan: Plan) -> None:
+        self._model, self._plan = model, plan
+        self._reference = next(model.parameters())
+        self._channels_last = any(_is_channels_last(parameter) for parameter in model.parameters())
+
+    def insert(self, placement: Placement) -> Iterator[Insertion]:
+        """Insert one placement, at every point that it means."""
+        stage = self._plan.stages[placement.stage]
+        for point in self._plan.points[placement.stage, placement.position]:
+            block = None if placement.block == NONE else self._block(placement, point.channels)
+            path, removed = self._put(block, placement, point)
+            added = sum(parameter.numel() for parameter in block.parameters()) if block is not None else 0
+            yield Insertion(
+                stage=stage, placement=placement, path=path, channels=point.channels, parameters=added - removed
+            )
+
+    def _block(self, placement: Placement, channels: int) -> nn.Module:
+        block = attention.build(placement.block, channels, init=placement.init, **placement.options)
+        block.to(device=self._reference.device, dtype=self._reference.dtype).train(self._model.training)
+        return block.to(memory_format=torch.channels_last) if self._channels_last else block
+
+    def _put(self, block: nn.Module | None, placement: Placement, point: Point) -> tuple[str, int]:
+        """Put a block in its place; return its path, and the number of parameters that had to go."""
+        name = f"{CHILD_PREFIX}{placement.stage}"
+        if placement.position != "after_stage":
+            name = f"{name}_{placement.position}"
+        if placement.position == "replace":
+            original = self._model.get_submodule(point.path)
+            slot = Slot(original, name, block, point.layout)
+            _set_submodule(self._model, point.path, slot.train(original.training))
+            removed = sum(parameter.numel() for parameter in original.parameters())
+            return (f"{point.path}.{name}" if block is not None else point.path), removed
+        assert block is not None  # an architecture has none only where it replaces
+        is_slot = isinstance(self._model.get_submodule(point.path), Slot)
+        host = Host(path=point.path) if is_slot else self._plan.hosts[point.path]
+        if point.layout.item:
+            name = f"{name}_{'_'.join(str(index) for index in point.layout.item)}"
+        path = ".".join(part for part in (host.store, name) if part)
+        module = self._model.get_submodule(host.path)
+        _add_run(module, _Run(path=tuple(path.split(".")), layout=point.layout), before=point.before)
+        module.get_submodule(host.store).add_module(name, block)
+        return f"{host.path}.{path}", 0
+
+
+def remove(model: nn.Module) -> int:
+    """Take all inserted blocks out again, in place, and return how many places were restored.
+
+    Attention that was replaced comes back as it was, on the model's device, in its type and its memory format.
+
+    Raises:
+        ValueError: If a module that runs a block was given another class since, for example by a parametrization.
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, _Host) and type(module) is not _HOST_CLASSES.get(type(module).__bases__[-1]):
+            raise ValueError(f"{path} was given another class after its block was inserted; take that off first")
+    hosted = list(_hosted(model))
+    for host, run in hosted:
+        parent, _, name = ".".join(run.path).rpartition(".")
+        delattr(host.get_submodule(parent), name)
+    for module in list(model.modules()):
+        if isinstance(module, _Host):
+            del module._before, module._after
+            module.__class__ = type(module).__bases__[1]
+    replaced = [(path, module) for path, module in model.named_modules() if isinstance(module, Slot)]
+    reference = next(model.parameters())
+    for path, slot in replaced:
+        original = slot.original.to(device=reference.device, dtype=reference.dtype)
+        if any(_is_channels_last(parameter) for parameter in model.parameters()):
+            original = original.to(memory_format=torch.channels_last)
+        _set_submodule(model, path, original.train(slot.training))
+    return len(hosted) + len(replaced)
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the blocks that were inserted into a model."""
+    found = [run.block(host) for host, run in _hosted(model)]
+    return found + [slot.block for slot in model.modules() if isinstance(slot, Slot) and slot.block is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """One block that a host runs."""
+
+    path: tuple[str, ...]
+    """Names of the modules on the way from the host down to the block."""
+    layout: Layout
+    """Where the map is in what the block sees."""
+
+    def block(self, host: nn.Module) -> nn.Module:
+        """Return the block."""
+        module: Any = host
+        for name in self.path:
+            module = module._modules[name]
+        found: nn.Module = module
+        return found
+
+
+class _Host(nn.Module):
+    """Mixed into the class of a module that runs blocks. It finds them by name, so that a copy runs its own."""
+
+    _before: tuple[_Run, ...]
+    """What it runs on its input."""
+    _after: tuple[_Run, ...]
+    """What it runs on its output."""
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        for run in self._before:
+            if inputs:
+                inputs = (run.layout.apply(run.block(self), inputs[0]), *inputs[1:])
+            else:  # it was called by keyword
+                name = next(iter(named))
+                named = {**named, name: run.layout.apply(run.block(self), named[name])}
+        output = super().forward(*inputs, **named)
+        for run in self._after:
+            output = run.layout.apply(run.block(self), output)
+        return output
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        # The class was made at run time: copies and pickles are made from the one that it was made of.
+        get_state: Any = getattr(self, "__getstate__", None)  # Python 3.10 has none
+        state = self.__dict__ if get_state is None else get_state()
+        return _make_host, (type(self).__bases__[1],), state
+
+
+def _make_host(base: type) -> Any:
+    """Return an empty host, for copies and pickles to fill."""
+    host_class = _host_class(base)
+    return host_class.__new__(host_class)
+
+
+def _host_class(base: type) -> Any:
+    """Return the subclass of a module's class that runs blocks; there is one for each class."""
+    if base not in _HOST_CLASSES:
+        content = {"__module__": base.__module__, "__doc__": base.__doc__}
+        _HOST_CLASSES[base] = type(base.__name__, (_Host, base), content)
+    return _HOST_CLASSES[base]
+
+
+_HOST_CLASSES: dict[type, type] = {}
+
+
+def _add_run(module: Any, run: _Run, *, before: bool) -> None:
+    """Let a module run a block, on its input or on its output."""
+    if "forward" in vars(module):
+        raise ValueError(f"{type(module).__name__} has a forward of its own instance, which would not run the block")
+    if not isinstance(module, _Host):
+        module.__class__ = _host_class(type(module))
+        module._before = module._after = ()
+    if before:
+        module._before += (run,)
+    else:
+        module._after += (run,)
+
+
+def _hosted(model: nn.Module) -> Iterator[tuple[nn.Module, _Run]]:
+    """Yield every block that a module runs on its input or output, with that module."""
+    for module in model.modules():
+        if isinstance(module, _Host):
+            for run in (*module._before, *module._after):
+                yield module, run
+
+
+def _set_submodule(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    model.get_submodule(parent)._modules[name] = module
+
+
+def _is_channels_last(weight: torch.Tensor) -> bool:
+    # a 1x1 kernel is contiguous in both senses
+    return weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
