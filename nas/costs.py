@@ -84,8 +84,9 @@ def measure(
         bare = placement.create(backbone, num_classes=1000, model_kwargs=fitted).eval()
         bare.to(device=where, memory_format=_memory_format(where))  # type: ignore[call-overload]
         images = torch.randn(batch_size, 3, resolution, resolution).to(where, memory_format=_memory_format(where))
-        shapes = placement.map_shapes(bare, images)
-        stages = [stage for stage in placement.stages(bare) if stage.widths("after_stage")]
+        plan = placement.plan_of(bare)
+        shapes = placement.map_shapes(bare, images, plan=plan)
+        stages = [stage for stage in plan.stages if stage.widths("after_stage")]
         if on_start is not None:
             on_start(len(names) * len(stages))
         bench = _Bench(bare, images, precision=precision, clock=clock)

@@ -112,7 +112,13 @@ def _search_flags(parser: argparse.ArgumentParser) -> None:
     ask.add_argument("--init", choices=("identity", "paper"), help="how blocks start, instead of the space's own")
     ask.add_argument("--sampler", default="auto", metavar="NAME", help="auto, gp, tpe, nsga2 or random (default: auto)")
     ask.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything drawn (default: 0)")
-    data = parser.add_argument_group("data")
+    _data_flags(parser.add_argument_group("data"))
+    _training_flags(parser.add_argument_group("proxy training"))
+    _weights_flags(parser.add_argument_group("trained weights"))
+    _device_flags(parser.add_argument_group("device"))
+
+
+def _data_flags(data: argparse._ArgumentGroup) -> None:
     data.add_argument(
         "--data", default="digits", metavar="NAME_OR_DIR", help="digits, an image folder, or a timm dataset"
     )
@@ -125,7 +131,9 @@ def _search_flags(parser: argparse.ArgumentParser) -> None:
         metavar="PIXELS",
         help="height and width (default: 32 for digits, else what the images have)",
     )
-    train = parser.add_argument_group("proxy training")
+
+
+def _training_flags(train: argparse._ArgumentGroup) -> None:
     train.add_argument(
         "--epochs", type=int, metavar="N", help="epochs of one proxy training (default: 3 for digits, else 5)"
     )
@@ -142,7 +150,9 @@ def _search_flags(parser: argparse.ArgumentParser) -> None:
     train.add_argument(
         "--augmentation", metavar="NAME", help="none, shift or shift+flip (default: shift for digits, else shift+flip)"
     )
-    weights = parser.add_argument_group("trained weights")
+
+
+def _weights_flags(weights: argparse._ArgumentGroup) -> None:
     source = weights.add_mutually_exclusive_group()
     source.add_argument("--pretrained", action="store_true", help="start from timm's weights; downloads them once")
     source.add_argument(
@@ -160,7 +170,9 @@ def _search_flags(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         help="learning rate of blocks over the rest (default: 1)",
     )
-    device = parser.add_argument_group("device")
+
+
+def _device_flags(device: argparse._ArgumentGroup) -> None:
     device.add_argument(
         "--device", default="auto", metavar="NAME", help="auto, cuda, cuda:1, mps or cpu (default: auto)"
     )

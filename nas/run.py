@@ -185,10 +185,7 @@ def search(
         download=settings.download,
         limit=settings.limit,
     )
-    made_for: dict[str, Any] = {"num_classes": len(splits.classes), "in_channels": splits.channels}
-    made_for["model_kwargs"] = placement.fit_kwargs(
-        backbone, resolution=splits.resolution, **made_for, model_kwargs=settings.model_kwargs
-    )
+    made_for = _made_for(settings, backbone, splits)
     weights = None
     if settings.is_pretrained:
         weights = placement.pretrained(backbone, checkpoint=settings.checkpoint, **made_for)
@@ -239,6 +236,15 @@ def _declared(settings: Settings) -> space.SearchSpace:
             f"a search takes one backbone, but the space has {', '.join(declared.backbones)}; run one each"
         )
     return declared
+
+
+def _made_for(settings: Settings, backbone: str, splits: Splits) -> dict[str, Any]:
+    """Return the arguments with which the backbone suits the data."""
+    from nas import placement
+
+    fixed = {"num_classes": len(splits.classes), "in_channels": splits.channels}
+    fitted = placement.fit_kwargs(backbone, resolution=splits.resolution, model_kwargs=settings.model_kwargs, **fixed)
+    return {**fixed, "model_kwargs": fitted}
 
 
 def make_protocol(

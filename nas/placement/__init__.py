@@ -84,12 +84,15 @@ def build(
     return model
 
 
-def map_shapes(model: nn.Module, images: torch.Tensor) -> dict[tuple[int, str], tuple[torch.Size, ...]]:
+def map_shapes(
+    model: nn.Module, images: torch.Tensor, *, plan: Plan | None = None
+) -> dict[tuple[int, str], tuple[torch.Size, ...]]:
     """Run a bare backbone on a batch and return the shapes (B, C, H, W) of the maps that blocks would see.
 
     Args:
         model: A timm backbone without blocks.
         images: (B, C, H, W), on the model's device.
+        plan: As for :func:`insert`.
 
     Returns:
         For each stage and position the shapes at its points, in their order.
@@ -97,7 +100,7 @@ def map_shapes(model: nn.Module, images: torch.Tensor) -> dict[tuple[int, str], 
     Raises:
         BackboneError: As :func:`stages`, and if the backbone cannot run on images of that size.
     """
-    plan = plan_of(model)
+    plan = plan or plan_of(model)
     found: dict[tuple[int, str, int], torch.Size] = {}
     handles = []
     for (stage, position), points in plan.points.items():

@@ -15,7 +15,7 @@ import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from nas.placement.probe import BackboneError
+from nas.placement.probe import BackboneError, config_of, names_in
 
 RESERVED = ("num_classes", "in_chans", "pretrained", "features_only", "checkpoint_path", "pretrained_cfg", "scriptable")
 """Arguments of timm's factories that this program sets itself, or whose models would be no classifiers."""
@@ -185,7 +185,7 @@ def pretrained(
     words = f"timm's {backbone}"
     if checkpoint is not None:
         path = Path(checkpoint)
-        made_for = _made_for(getattr(bare, "default_cfg", None) or {}, _read(path))
+        made_for = _made_for(config_of(bare), _read(path))
         words = f"{path.name} ({_hash(path)})"
         arguments |= {"num_classes": made_for["num_classes"], "pretrained_cfg_overlay": {"file": str(path), **made_for}}
     try:
@@ -194,7 +194,7 @@ def pretrained(
         raise BackboneError(f"{words} does not load into {backbone}: {' '.join(str(error).split())[:400]}") from error
     expected, found = bare.state_dict(), loaded.state_dict()
     kept = {name: tensor for name, tensor in found.items() if name in expected and expected[name].shape == tensor.shape}
-    heads = tuple(f"{name}." for name in _names((getattr(bare, "default_cfg", None) or {}).get("classifier")))
+    heads = tuple(f"{name}." for name in names_in(config_of(bare).get("classifier")))
     lost = [name for name in expected if name not in kept and not (heads and name.startswith(heads))]
     if lost:
         raise BackboneError(f"{words} does not cover {backbone}: {len(lost)} tensors are missing, such as {lost[0]}")
@@ -203,7 +203,7 @@ def pretrained(
 
 def classifiers(model: nn.Module) -> list[nn.Module]:
     """Return the layers of a backbone that depend on the classes; some have one for each distillation."""
-    names = _names((getattr(model, "default_cfg", None) or {}).get("classifier"))
+    names = names_in(config_of(model).get("classifier"))
     known = dict(model.named_modules())
     return [known[name] for name in names if name in known]
 
@@ -228,22 +228,15 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 def _made_for(config: Mapping[str, Any], found: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return for how many classes and image channels a file's tensors were made, in the terms of timm's configs."""
     known: dict[str, Any] = {"num_classes": 0}
-    for name in _names(config.get("classifier")):
+    for name in names_in(config.get("classifier")):
         weight = found.get(f"{name}.weight")
         if isinstance(weight, Tensor):
             known["num_classes"] = weight.shape[0]
-    for name in _names(config.get("first_conv")):
+    for name in names_in(config.get("first_conv")):
         weight = found.get(f"{name}.weight")
         if isinstance(weight, Tensor) and weight.dim() == 4:
             known["input_size"] = (weight.shape[1], *config.get("input_size", (3, 224, 224))[1:])
     return known
-
-
-def _names(value: object) -> list[str]:
-    """Return the modules that a config names: none, one or several."""
-    return (
-        [value] if isinstance(value, str) else [str(name) for name in value] if isinstance(value, (tuple, list)) else []
-    )
 
 
 def _hash(path: Path) -> str:

@@ -20,7 +20,7 @@ from nas.architecture import NONE, Architecture, Placement, Stage
 from nas.placement.hosts import Host
 from nas.placement.layout import Layout
 from nas.placement.plan import Plan, plan_of
-from nas.placement.probe import Point, name_of
+from nas.placement.probe import Point, config_of, name_of
 
 CHILD_PREFIX = "attention_"
 """Blocks are registered under this prefix, the number of their stage and, unless they stand after it, the position."""
@@ -98,7 +98,7 @@ def insert(model: nn.Module, architecture: Architecture, *, plan: Plan | None = 
         ValueError: If the model has blocks already, is another backbone, or a placement is impossible in it. The
             model is then as it was.
     """
-    made = (getattr(model, "default_cfg", None) or {}).get("architecture")
+    made = config_of(model).get("architecture")
     wanted = architecture.backbone.removeprefix("timm/").split(".")[0]
     if made is not None and made != wanted:
         raise ValueError(f"the architecture is for {wanted}, but the model is {made}")
@@ -113,18 +113,30 @@ def insert(model: nn.Module, architecture: Architecture, *, plan: Plan | None = 
     # What is replaced comes first: a branch may end in the module that is replaced.
     placements = sorted(canonical.placements, key=lambda placement: placement.position != "replace")
     try:
-        changed = [change for placement in placements for change in _Inserter(model, plan).insert(placement)]
+        inserter = _Inserter(model, plan)
+        changed = [change for placement in placements for change in inserter.insert(placement)]
     except BaseException:
         remove(model)
         raise
     return tuple(sorted(changed, key=lambda change: (change.placement.stage, change.placement.position)))
 
 
+class _Follower:
+    """Brings modules to the device, the type and the memory format of a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._reference = next(model.parameters())
+        self._channels_last = any(_is_channels_last(parameter) for parameter in model.parameters())
+
+    def __call__(self, module: nn.Module) -> nn.Module:
+        module.to(device=self._reference.device, dtype=self._reference.dtype)
+        return module.to(memory_format=torch.channels_last) if self._channels_last else module
+
+
 class _Inserter:
     def __init__(self, model: nn.Module, plan: Plan) -> None:
         self._model, self._plan = model, plan
-        self._reference = next(model.parameters())
-        self._channels_last = any(_is_channels_last(parameter) for parameter in model.parameters())
+        self._follow = _Follower(model)
 
     def insert(self, placement: Placement) -> Iterator[Insertion]:
         """Insert one placement, at every point that it means."""
@@ -139,8 +151,7 @@ class _Inserter:
 
     def _block(self, placement: Placement, channels: int) -> nn.Module:
         block = attention.build(placement.block, channels, init=placement.init, **placement.options)
-        block.to(device=self._reference.device, dtype=self._reference.dtype).train(self._model.training)
-        return block.to(memory_format=torch.channels_last) if self._channels_last else block
+        return self._follow(block).train(self._model.training)
 
     def _put(self, block: nn.Module | None, placement: Placement, point: Point) -> tuple[str, int]:
         """Put a block in its place; return its path, and the number of parameters that had to go."""
@@ -185,12 +196,9 @@ def remove(model: nn.Module) -> int:
             del module._before, module._after
             module.__class__ = type(module).__bases__[1]
     replaced = [(path, module) for path, module in model.named_modules() if isinstance(module, Slot)]
-    reference = next(model.parameters())
+    follow = _Follower(model)
     for path, slot in replaced:
-        original = slot.original.to(device=reference.device, dtype=reference.dtype)
-        if any(_is_channels_last(parameter) for parameter in model.parameters()):
-            original = original.to(memory_format=torch.channels_last)
-        _set_submodule(model, path, original.train(slot.training))
+        _set_submodule(model, path, follow(slot.original).train(slot.training))
     return len(hosted) + len(replaced)
 
 

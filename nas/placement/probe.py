@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas.architecture import Stage
 from nas.placement import layout as layouts
 from nas.placement.layout import Layout
 from nas.placement.trace import Call, Trace, Value, depends, record
@@ -94,9 +93,7 @@ class Probe:
             suffix = f".{entry['module']}"
             paths = [path for path in self.trace.by_path if path.endswith(suffix)]
             calls = self.trace.by_path[paths[0]] if len(paths) == 1 else []
-        if not calls and isinstance(
-            _submodule(self.shadow, entry["module"]), nn.ModuleList
-        ):  # it is never called itself
+        if not calls and isinstance(_submodule(self.shadow, entry["module"]), nn.ModuleList):  # never called itself
             calls = [call for call in self.trace.calls if call.path.rpartition(".")[0] == entry["module"]]
         for call in reversed(calls):
             found = self._map(call, entry)
@@ -180,25 +177,23 @@ class Probe:
             return ()
         return tuple((down, right) for down, right in table[int(number[0])][0])
 
-    @cached_property
-    def stages(self) -> tuple[Stage, ...]:
-        """The stages, numbered as ``feature_info`` numbers them."""
-        return tuple(
-            Stage(
-                index=index,
-                name=call.path,
-                channels=entry["num_chs"],
-                reduction=entry["reduction"],
-                layout=found.axes,
-            )
-            for index, (entry, (call, found)) in enumerate(zip(self.info, self.taps, strict=True))
-        )
+
+def config_of(model: nn.Module) -> dict[str, Any]:
+    """Return what timm says of a model: its images, first convolution, classifier; nothing of others' models."""
+    config: dict[str, Any] = getattr(model, "default_cfg", None) or {}
+    return config
+
+
+def names_in(value: object) -> list[str]:
+    """Return the modules that an entry of a config names: none, one or several."""
+    if isinstance(value, str):
+        return [value] if value else []
+    return [str(name) for name in value] if isinstance(value, (tuple, list)) else []
 
 
 def name_of(model: nn.Module) -> str:
     """Return the timm name of a model, or its class's name."""
-    config: dict[str, Any] = getattr(model, "default_cfg", None) or {}
-    return str(config.get("architecture") or type(model).__name__)
+    return str(config_of(model).get("architecture") or type(model).__name__)
 
 
 def feature_info(model: nn.Module) -> list[dict[str, Any]]:
@@ -222,13 +217,11 @@ def _grids(image: torch.Size, reduction: int) -> Iterator[tuple[int, int]]:
 
 def _image_channels(model: nn.Module) -> Iterator[int]:
     """Yield the channels that a model's images may have, the likeliest first."""
-    config: dict[str, Any] = getattr(model, "default_cfg", None) or {}
-    first = config.get("first_conv")
+    config = config_of(model)
     found = []
-    for name in first if isinstance(first, (tuple, list)) else [first]:
-        if isinstance(name, str) and name:
-            weight = getattr(_submodule(model, name), "weight", None)
-            found += [weight.shape[1]] if isinstance(weight, torch.Tensor) and weight.dim() == 4 else []
+    for name in names_in(config.get("first_conv")):
+        weight = getattr(_submodule(model, name), "weight", None)
+        found += [weight.shape[1]] if isinstance(weight, torch.Tensor) and weight.dim() == 4 else []
     yield from dict.fromkeys([*found[:1], int(config.get("input_size", (3,))[0]), 3, 1])
 
 
@@ -249,7 +242,7 @@ def _image_sizes(model: nn.Module) -> Iterator[tuple[int, int]]:
         if isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(side, int) for side in size):
             found.append((size[0], size[1]))
             break
-    config: dict[str, Any] = getattr(model, "default_cfg", None) or {}
+    config = config_of(model)
     if config.get("input_size"):
         found.append(tuple(config["input_size"][1:]))
     yield from dict.fromkeys([*found, *((size, size) for size in SIZES)])
