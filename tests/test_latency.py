@@ -90,14 +90,31 @@ def test_outliers_do_not_move_the_ratio() -> None:
 def test_the_order_is_swapped_within_each_pair() -> None:
     clock = FakeTime()
     result = timed(clock, *models(clock, 2.0, 2.0))
-    assert "".join(clock.calls)[-4 * result.n :] == "ABBA" * result.n
+    pairs = itertools.islice(itertools.cycle(["ABBA", "BAAB"]), result.n)
+    assert "".join(clock.calls)[-4 * result.n :] == "".join(pairs)
+
+
+def test_whatever_happens_between_pairs_favours_neither_model() -> None:
+    clock = FakeTime()
+    models_ms = 2.0, 2.0
+    plain = timed(clock, *models(clock, *models_ms))
+    before = len(clock.calls) - 4 * plain.n
+
+    clock = FakeTime()
+
+    def cost() -> float:
+        """A pass is slower where the caches were emptied: at the beginning of each pair."""
+        return 2.0 + 0.2 * ((len(clock.calls) - 1 - before) % 4 == 0)
+
+    result = timed(clock, Scripted("A", clock, cost), Scripted("B", clock, cost), max_pairs=100)
+    assert result.ratio_low < 1 < result.ratio_high
 
 
 def test_a_quick_model_is_repeated_within_a_sample_and_both_alike() -> None:
     clock = FakeTime()
     result = timed(clock, *models(clock, 0.5, 0.25))
     runs = [(name, len(list(run))) for name, run in itertools.groupby(clock.calls)]
-    assert runs[-5:] == [("A", 8), ("B", 8), ("A", 8), ("B", 8), ("A", 4)]
+    assert runs[-6:] == [("B", 4), ("A", 8), ("B", 4), ("A", 4), ("B", 8), ("A", 4)]
     assert (result.median_ms, result.bare_ms, result.ratio) == (0.5, 0.25, 2.0)
 
 
