@@ -17,10 +17,11 @@ import random
 import statistics
 import time
 
-from nas import data, evaluate, placement, proxy, space
+from nas import data, proxy, space
 from nas.architecture import Architecture
 from nas.latency import device_words
 from nas.run import Settings, make_protocol
+from nas.trainer import Trainer
 
 
 def draw(resolved: space.ResolvedSpace, count: int) -> list[Architecture]:
@@ -49,18 +50,16 @@ def main() -> None:
     protocol = make_protocol(settings, splits, device)
     declared = space.load("default")
     declared = dataclasses.replace(declared, init=arguments.init or declared.init)
-    bare = placement.create(declared.backbones[0], num_classes=protocol.num_classes, in_channels=protocol.channels)
-    resolved = declared.resolve({declared.backbones[0]: placement.stages(bare)})
+    trainer = Trainer(splits.search(), protocol, device)
+    resolved = declared.resolve({backbone: trainer.plan(backbone).stages for backbone in declared.backbones})
 
-    search_data = splits.search().to(device)
     results: list[list[float]] = []
     started = time.perf_counter()
     for architecture in draw(resolved, arguments.architectures):
         results.append([])
         for seed in range(arguments.seeds):
-            seeded = dataclasses.replace(protocol, seed=seed)
-            model = evaluate.build(architecture, seeded, device)
-            results[-1].append(proxy.train(model, search_data, seeded, device=device).accuracies[-1])
+            seeded = trainer.under(seed=seed)
+            results[-1].append(seeded.train(seeded.build(architecture)).accuracies[-1])
         shown = " ".join(f"{accuracy:.3f}" for accuracy in results[-1])
         print(f"{statistics.mean(results[-1]):.3f}  {shown}  {architecture.describe()}", flush=True)
 
@@ -70,7 +69,7 @@ def main() -> None:
     seconds = (time.perf_counter() - started) / (arguments.seeds * len(results))
     print(
         f"\n{settings.data}, {declared.backbones[0]}, init {declared.init}, {protocol.epochs} epochs, "
-        f"{len(search_data.val)} validation images, {device_words(device)}, {seconds:.1f} s a training\n"
+        f"{len(splits.val)} validation images, {device_words(device)}, {seconds:.1f} s a training\n"
         f"between {len(results)} architectures: {between:.4f} (corrected {corrected:.4f}); "
         f"between {arguments.seeds} seeds: {within:.4f}; "
         f"ratio {between / within:.2f} (corrected {corrected / within:.2f})"

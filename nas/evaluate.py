@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import itertools
 import platform
-from collections.abc import Sequence
 
 import timm
 import torch
 from torch import nn
 
-from nas import attention, placement, proxy
+from nas import proxy
 from nas.architecture import Architecture
-from nas.attention.options import OptionValue, options_text
 from nas.complexity import count, nominal_ms
-from nas.data import SearchData
 from nas.evaluation import Evaluation, EvaluationError, Latency, wilson_interval
 from nas.latency import lock_name, measure
 from nas.locks import DeviceLock
-from nas.protocol import Protocol
-from nas.space import ResolvedSpace, Site
 from nas.store import Store
+from nas.trainer import Trainer
 
-_META = torch.device("meta")
 LATENCY_TARGET = 0.005
 """Half width of the interval of the latency ratio at which sampling stops."""
 
@@ -32,38 +26,18 @@ LATENCY_TARGET = 0.005
 class Evaluator:
     """Evaluates architectures under one protocol, through the cache."""
 
-    def __init__(
-        self,
-        data: SearchData,
-        protocol: Protocol,
-        store: Store,
-        device: torch.device,
-        weights: placement.Weights | None = None,
-    ) -> None:
-        """Bring the data to the device.
+    def __init__(self, trainer: Trainer, store: Store) -> None:
+        """Name the lock of the trainer's device.
 
         Args:
-            data: Training and validation images. There is no test split in here, so none can be touched.
-            protocol: What the evaluations are bound to.
+            trainer: Builds and trains under the protocol that the evaluations are bound to.
             store: The cache.
-            device: The device that ``protocol.device`` names.
-            weights: The trained weights that ``protocol.weights`` names.
-
-        Raises:
-            ValueError: If the weights are not those of the protocol.
         """
-        if (weights.words if weights is not None else "") != protocol.weights:
-            raise ValueError(f"the protocol needs the weights {protocol.weights!r}")
-        self._data = data.to(device)
-        self._protocol = protocol
+        self._trainer = trainer
+        self._protocol = trainer.protocol
         self._store = store
-        self._device = device
-        self._weights = weights
-        self._plans: dict[str, placement.Plan] = {}
-        self._lock = DeviceLock(lock_name(device))
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-            torch.backends.cudnn.benchmark = True  # shapes do not change between steps: the quickest kernels are found
+        self._device = trainer.device
+        self._lock = DeviceLock(lock_name(trainer.device))
 
     def __call__(self, architecture: Architecture) -> Evaluation:
         """Return what was measured on an architecture; measure it if that was never done under the protocol.
@@ -89,16 +63,13 @@ class Evaluator:
 
     def _measure(self, architecture: Architecture) -> Evaluation:
         protocol = self._protocol
-        model = build(architecture, protocol, self._device, self._weights, self._plan(architecture.backbone))
+        model = self._trainer.build(architecture)
         complexity = count(model, (protocol.channels, protocol.resolution, protocol.resolution))
         latency = self._time(model, architecture)
         reference_ms = self._store.reference_ms(architecture.backbone, protocol.hash, latency.bare_ms)
-        blocks = placement.blocks(model)
-        if protocol.freeze_backbone:
-            _freeze(model, blocks)
-        curve = proxy.train(model, self._data, protocol, device=self._device, blocks=blocks, turn=self._lock.training)
+        curve = self._trainer.train(model, turn=self._lock.training)
         accuracy = curve.accuracies[-1]
-        low, high = wilson_interval(accuracy, len(self._data.val))
+        low, high = wilson_interval(accuracy, len(self._trainer.data.val))
         return Evaluation(
             accuracy=accuracy,
             accuracy_low=low,
@@ -113,17 +84,12 @@ class Evaluator:
             versions=versions(),
         )
 
-    def _plan(self, backbone: str) -> placement.Plan:
-        if backbone not in self._plans:
-            self._plans[backbone] = placement.plan_of(build(Architecture(backbone=backbone), self._protocol, _META))
-        return self._plans[backbone]
-
     def _time(self, model: nn.Module, architecture: Architecture) -> Latency:
         protocol = self._protocol
         # A copy, because a module may keep tensors of its forward pass, and those of inference cannot be trained.
         candidate = copy.deepcopy(model)
-        bare = build(Architecture(backbone=architecture.backbone), protocol, self._device)
-        batch = batch_of(protocol, self._device)
+        bare = self._trainer.build(Architecture(backbone=architecture.backbone))
+        batch = self._trainer.batch(protocol.latency_batch_size)
         with self._lock.timing():
             latency = measure(
                 candidate,
@@ -146,109 +112,6 @@ def _of_itself(latency: Latency) -> Latency:
     return dataclasses.replace(
         latency, ratio=1.0, ratio_low=min(1.0, latency.ratio_low), ratio_high=max(1.0, latency.ratio_high)
     )
-
-
-def build(
-    architecture: Architecture,
-    protocol: Protocol,
-    device: torch.device,
-    weights: placement.Weights | None = None,
-    plan: placement.Plan | None = None,
-) -> nn.Module:
-    """Build an architecture on a device and in its memory format.
-
-    What the trained weights, if any, do not cover is drawn with the protocol's seed.
-    """
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(protocol.seed)
-        model = placement.build(
-            architecture,
-            num_classes=protocol.num_classes,
-            in_channels=protocol.channels,
-            model_kwargs=protocol.model_kwargs,
-            weights=weights,
-            plan=plan,
-        )
-    return model.to(device=device, memory_format=proxy.memory_format(protocol))  # type: ignore[call-overload,no-any-return]
-
-
-def _freeze(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
-    """Leave only the blocks and the classifier to be trained."""
-    model.requires_grad_(False)
-    for module in (*blocks, *placement.classifiers(model)):
-        module.requires_grad_(True)
-
-
-def batch_of(protocol: Protocol, device: torch.device) -> torch.Tensor:
-    """Return the batch that is timed, (B, C, H, W): noise, the same for every architecture."""
-    generator = torch.Generator().manual_seed(protocol.seed)
-    shape = (protocol.latency_batch_size, protocol.channels, protocol.resolution, protocol.resolution)
-    return torch.randn(shape, generator=generator).to(device, memory_format=proxy.memory_format(protocol))
-
-
-def preflight(space: ResolvedSpace, protocol: Protocol, device: torch.device) -> None:
-    """Run every backbone, and every block with each of its option values at every site, on one batch of two images.
-
-    Forward and backward, in the protocol's precision and memory format, on every shape of a map that a site has.
-
-    Raises:
-        EvaluationError: At the first combination that fails, with block, stage, shape and cause.
-    """
-    for backbone, sites in space.sites.items():
-        bare = build(Architecture(backbone=backbone), protocol, device)
-        try:
-            batch = batch_of(dataclasses.replace(protocol, latency_batch_size=2), device)
-            shapes = placement.map_shapes(bare, batch)
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
-                bare.train()(batch)  # what drops at random runs in training alone
-        except (RuntimeError, ValueError) as error:
-            size = f"{protocol.channels}x{protocol.resolution}x{protocol.resolution}"
-            raise EvaluationError(f"{backbone} cannot run on a {size} image: {_first_line(error)}") from error
-        for site in sites:
-            distinct = dict.fromkeys(shapes[site.stage.index, site.position])
-            for shape, (block, options) in itertools.product(distinct, _one_of_each(site)):
-                call = f"{block}({options_text(options)})"
-                try:
-                    module = attention.build(block, shape[1], init=space.space.init, **options)
-                    _try(module, shape, protocol, device)
-                except (RuntimeError, ValueError) as error:
-                    where = f"stage {site.stage.index} of {backbone} on a map of {tuple(shape)}, {site.position}"
-                    raise EvaluationError(f"{call} cannot run at {where}: {_first_line(error)}") from error
-
-
-def _one_of_each(site: Site) -> list[tuple[str, dict[str, OptionValue]]]:
-    """Return variants in which every value of every option takes part at least once."""
-    found = []
-    covered: set[tuple[str, str | None, OptionValue]] = set()
-    for block, options in site.variants():
-        parts = {(block, None, None), *((block, option, value) for option, value in options.items())}
-        if not parts <= covered:
-            covered |= parts
-            found.append((block, options))
-    return found
-
-
-def _try(block: nn.Module, shape: torch.Size, protocol: Protocol, device: torch.device) -> None:
-    """Run a block forward and backward on noise.
-
-    Raises:
-        RuntimeError: If it fails, changes the shape, or puts out values that are not finite.
-    """
-    block.to(device=device)
-    image = torch.randn(shape, device=device).contiguous(memory_format=proxy.memory_format(protocol)).requires_grad_()
-    with proxy.autocast(protocol, device):
-        output = block(image)
-    if output.shape != shape:
-        raise RuntimeError(f"the shape must stay {tuple(shape)}, but became {tuple(output.shape)}")
-    (gradient,) = torch.autograd.grad(output.float().sum(), image)
-    if not bool(output.isfinite().all()) or not bool(gradient.isfinite().all()):
-        raise RuntimeError("output and gradient must be finite, but are not")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def software() -> str:

@@ -173,7 +173,10 @@ def search(
     """
     declared = _declared(settings)
     (backbone,) = declared.backbones
-    from nas import data, evaluate, placement, proxy  # torch and timm, once the cheap mistakes are ruled out
+    from nas import data, placement, proxy  # torch and timm, once the cheap mistakes are ruled out
+    from nas.evaluate import Evaluator
+    from nas.preflight import preflight
+    from nas.trainer import Trainer
 
     placement.check_name(backbone)
     device = proxy.select_device(settings.device)
@@ -192,12 +195,12 @@ def search(
         if on_weights is not None:
             on_weights(weights.describe())
     protocol = make_protocol(settings, splits, device, model_kwargs=made_for["model_kwargs"], weights=weights)
-    bare = placement.create(backbone, **made_for, device="meta")
-    resolved = declared.resolve({backbone: placement.stages(bare)})
-    evaluate.preflight(resolved, protocol, device)
+    trainer = Trainer(splits.search(), protocol, device, weights)
+    resolved = declared.resolve({backbone: trainer.plan(backbone).stages})
+    preflight(resolved, trainer)
     files.check_folder(settings.studies)
     study = Study.create(settings.study_name, settings.storage_url, space=resolved, protocol=protocol)
-    evaluator = evaluate.Evaluator(splits.search(), protocol, study.store, device, weights=weights)
+    evaluator = Evaluator(trainer, study.store)
     files.replace(settings.folder / "split.json", json.dumps(splits.record()).encode())
 
     def after_trial(study: Study) -> None:

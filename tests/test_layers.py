@@ -25,6 +25,8 @@ LAYERS: dict[str, int] = {
     "nas.export": 4,
     "nas.study": 3,
     "nas.evaluate": 2,
+    "nas.preflight": 2,
+    "nas.trainer": 2,
     "nas.store": 2,
     "nas.costs": 2,
     "nas.backbones": 2,

@@ -11,17 +11,20 @@ import pytest
 import torch
 
 import nas
-from nas import evaluate, placement
+from nas import placement
 from nas.architecture import Architecture, Stage
 from nas.data import Splits
 from nas.data import load as load_data
+from nas.evaluate import Evaluator
 from nas.evaluation import EvaluationError
 from nas.export import ConfigError
+from nas.preflight import preflight
 from nas.protocol import Protocol
 from nas.run import Result, Settings, make_protocol, search
 from nas.space import ResolvedSpace, SearchSpace
 from nas.store import Store
 from nas.study import RunFailed, StudyError
+from nas.trainer import Trainer
 
 SPACE = """
 from nas.space import SearchSpace
@@ -181,11 +184,14 @@ def protocol(tmp_path: Path, space_file: Path) -> Protocol:
     return make_protocol(small, load_data("digits", limit=300, resolution=16), torch.device("cpu"))
 
 
-def evaluator(protocol: Protocol, folder: Path) -> evaluate.Evaluator:
+def trainer(protocol: Protocol) -> Trainer:
+    return Trainer(load_data("digits", limit=300, resolution=16).search(), protocol, torch.device("cpu"))
+
+
+def evaluator(protocol: Protocol, folder: Path) -> Evaluator:
     store = Store(f"sqlite:///{folder / 'cache.db'}")
     store.create()
-    data = load_data("digits", limit=300, resolution=16).search()
-    return evaluate.Evaluator(data, protocol, store, torch.device("cpu"))
+    return Evaluator(trainer(protocol), store)
 
 
 def test_a_loss_that_is_not_finite_is_a_failure(protocol: Protocol, tmp_path: Path) -> None:
@@ -200,7 +206,7 @@ def test_running_out_of_memory_is_a_failure(
     def build(*_arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nmore")
 
-    monkeypatch.setattr("nas.evaluate.build", build)
+    monkeypatch.setattr("nas.trainer.build", build)
     with pytest.raises(EvaluationError, match=r"^out of memory on cpu: [^\n]*threads?$"):
         evaluator(protocol, tmp_path)(Architecture(backbone="test_resnet"))
 
@@ -229,7 +235,7 @@ def resolved(protocol: Protocol, *blocks: str) -> ResolvedSpace:
 
 
 def test_preflight_passes_what_runs(protocol: Protocol) -> None:
-    evaluate.preflight(resolved(protocol, "se", "cbam", "shuffle"), protocol, torch.device("cpu"))
+    preflight(resolved(protocol, "se", "cbam", "shuffle"), trainer(protocol))
 
 
 @pytest.mark.parametrize(
@@ -252,7 +258,7 @@ def test_preflight_names_the_bad_combination(
     with pytest.raises(
         EvaluationError, match=rf"se\(reduction=\d+\) cannot run at stage 4 of test_resnet on a map of .*: {message}"
     ):
-        evaluate.preflight(resolved(protocol, "se"), protocol, torch.device("cpu"))
+        preflight(resolved(protocol, "se"), trainer(protocol))
 
 
 def test_preflight_names_a_resolution_that_is_too_small(protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,4 +266,4 @@ def test_preflight_names_a_resolution_that_is_too_small(protocol: Protocol, monk
     stages = (Stage(index=4, name="features.28", channels=512, reduction=32),)
     space = SearchSpace(backbones=("vgg11_bn",), blocks=("se",)).resolve({"vgg11_bn": stages})
     with pytest.raises(EvaluationError, match="vgg11_bn cannot run on a 1x8x8 image"):
-        evaluate.preflight(space, tiny, torch.device("cpu"))
+        preflight(space, trainer(tiny))

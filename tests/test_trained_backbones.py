@@ -14,14 +14,16 @@ import torch
 from torch import Tensor, nn
 
 import nas
-from nas import evaluate, placement, proxy
+from nas import placement, proxy
 from nas.architecture import Architecture, Placement
 from nas.cli import main
 from nas.data import SearchData
 from nas.data import load as load_data
+from nas.evaluate import Evaluator
 from nas.flags import model_kwargs
 from nas.protocol import Protocol
 from nas.store import Store
+from nas.trainer import Trainer
 
 CPU = torch.device("cpu")
 PROTOCOL = Protocol(
@@ -88,11 +90,11 @@ class Seen:
 
 def evaluator(
     folder: Path, data: SearchData, weights: placement.Weights | None, **changes: Any
-) -> tuple[evaluate.Evaluator, Protocol]:
+) -> tuple[Evaluator, Protocol]:
     protocol = dataclasses.replace(PROTOCOL, weights=weights.words if weights else "", **changes)
     store = Store(f"sqlite:///{folder / 'cache.db'}")
     store.create()
-    return evaluate.Evaluator(data, protocol, store, CPU, weights=weights), protocol
+    return Evaluator(Trainer(data, protocol, CPU, weights), store), protocol
 
 
 def test_a_frozen_backbone_stays_bit_for_bit(
@@ -160,14 +162,13 @@ def test_fresh_weights_cannot_be_frozen() -> None:
 
 
 @pytest.mark.parametrize("given", [None, "others"])
-def test_the_evaluator_wants_the_weights_of_its_protocol(
+def test_the_trainer_wants_the_weights_of_its_protocol(
     given: str | None, tmp_path: Path, data: SearchData, weights: placement.Weights
 ) -> None:
     protocol = dataclasses.replace(PROTOCOL, weights=weights.words)
-    store = Store(f"sqlite:///{tmp_path / 'cache.db'}")
     others = None if given is None else dataclasses.replace(weights, words=given)
     with pytest.raises(ValueError, match="the protocol needs the weights 'trained.pth"):
-        evaluate.Evaluator(data, protocol, store, CPU, weights=others)
+        Trainer(data, protocol, CPU, others)
 
 
 def test_what_changes_an_evaluation_changes_the_protocol() -> None:

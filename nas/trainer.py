@@ -1,0 +1,125 @@
+"""Build architectures under one protocol and train them: what an evaluation and its repetitions have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from nas import placement, proxy
+from nas.architecture import Architecture
+from nas.data import SearchData
+from nas.protocol import Protocol
+
+_META = torch.device("meta")
+
+
+class Trainer:
+    """Builds and trains architectures under one protocol, on one device."""
+
+    def __init__(
+        self,
+        data: SearchData,
+        protocol: Protocol,
+        device: torch.device,
+        weights: placement.Weights | None = None,
+    ) -> None:
+        """Bring the data to the device.
+
+        Args:
+            data: Training and validation images. There is no test split in here, so none can be touched.
+            protocol: How to build and train.
+            device: The device that ``protocol.device`` names.
+            weights: The trained weights that ``protocol.weights`` names.
+
+        Raises:
+            ValueError: If the weights are not those of the protocol.
+        """
+        if (weights.words if weights is not None else "") != protocol.weights:
+            raise ValueError(f"the protocol needs the weights {protocol.weights!r}")
+        self.data = data.to(device)
+        self.protocol = protocol
+        self.device = device
+        self.weights = weights
+        self._plans: dict[str, placement.Plan] = {}
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            torch.backends.cudnn.benchmark = True  # shapes do not change between steps: the quickest kernels are found
+
+    def under(self, **changes: Any) -> Trainer:
+        """Return a trainer whose protocol differs in some fields; it shares the data and what is known of backbones."""
+        other = Trainer(self.data, dataclasses.replace(self.protocol, **changes), self.device, self.weights)
+        other._plans = self._plans
+        return other
+
+    def plan(self, backbone: str) -> placement.Plan:
+        """Return all that is known of a backbone; it is looked at once."""
+        if backbone not in self._plans:
+            self._plans[backbone] = placement.plan_of(build(Architecture(backbone=backbone), self.protocol, _META))
+        return self._plans[backbone]
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        """Build an architecture on the device, from the protocol's weights and seed."""
+        return build(architecture, self.protocol, self.device, self.weights, self.plan(architecture.backbone))
+
+    def train(
+        self,
+        model: nn.Module,
+        *,
+        on_epoch: Callable[[int, float], None] | None = None,
+        turn: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> proxy.Curve:
+        """Train a model that :meth:`build` made, in place; see :func:`nas.proxy.train`.
+
+        Raises:
+            EvaluationError: As :func:`nas.proxy.train`.
+        """
+        blocks = placement.blocks(model)
+        if self.protocol.freeze_backbone:
+            _freeze(model, blocks)
+        return proxy.train(
+            model, self.data, self.protocol, device=self.device, blocks=blocks, on_epoch=on_epoch, turn=turn
+        )
+
+    def batch(self, size: int) -> torch.Tensor:
+        """Return a batch to time or to try, (size, C, H, W): noise, the same for every architecture."""
+        protocol = self.protocol
+        generator = torch.Generator().manual_seed(protocol.seed)
+        shape = (size, protocol.channels, protocol.resolution, protocol.resolution)
+        return torch.randn(shape, generator=generator).to(self.device, memory_format=proxy.memory_format(protocol))
+
+
+def build(
+    architecture: Architecture,
+    protocol: Protocol,
+    device: torch.device,
+    weights: placement.Weights | None = None,
+    plan: placement.Plan | None = None,
+) -> nn.Module:
+    """Build an architecture on a device and in its memory format.
+
+    What the trained weights, if any, do not cover is drawn with the protocol's seed.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(protocol.seed)
+        model = placement.build(
+            architecture,
+            num_classes=protocol.num_classes,
+            in_channels=protocol.channels,
+            model_kwargs=protocol.model_kwargs,
+            weights=weights,
+            plan=plan,
+        )
+    return model.to(device=device, memory_format=proxy.memory_format(protocol))  # type: ignore[call-overload,no-any-return]
+
+
+def _freeze(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
+    """Leave only the blocks and the classifier to be trained."""
+    model.requires_grad_(False)
+    for module in (*blocks, *placement.classifiers(model)):
+        module.requires_grad_(True)
