@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from nas import attention
 from nas.architecture import NONE, Architecture, Placement, Stage
+from nas.placement.backbones import create
 from nas.placement.hosts import Host
 from nas.placement.layout import Layout
 from nas.placement.plan import Plan, plan_of
-from nas.placement.probe import Point, config_of, name_of
+from nas.placement.probe import BackboneError, Point, config_of, name_of
 
 CHILD_PREFIX = "attention_"
 """Blocks are registered under this prefix, the number of their stage and, unless they stand after it, the position."""
@@ -100,7 +101,7 @@ def insert(model: nn.Module, architecture: Architecture, *, plan: Plan | None = 
     """
     made = config_of(model).get("architecture")
     wanted = architecture.backbone.removeprefix("timm/").split(".")[0]
-    if made is not None and made != wanted:
+    if made is not None and made != wanted and made != _called_by_timm(wanted):
         raise ValueError(f"the architecture is for {wanted}, but the model is {made}")
     if next(_hosted(model), None) is not None or any(isinstance(module, Slot) for module in model.modules()):
         raise ValueError("the model has blocks already; nas.placement.remove(model) takes them out")
@@ -119,6 +120,14 @@ def insert(model: nn.Module, architecture: Architecture, *, plan: Plan | None = 
         remove(model)
         raise
     return tuple(sorted(changed, key=lambda change: (change.placement.stage, change.placement.position)))
+
+
+def _called_by_timm(backbone: str) -> str | None:
+    """Return what a model of this name calls itself: timm's vitamin_xlarge_336 calls itself vitamin_xlarge_256."""
+    try:
+        return config_of(create(backbone, num_classes=None, device="meta")).get("architecture")
+    except BackboneError:
+        return None
 
 
 class _Follower:

@@ -332,6 +332,15 @@ def test_a_model_that_is_not_timms_is_refused() -> None:
         placement.stages(nn.Sequential(nn.Conv2d(3, 4, 1)))
 
 
+def test_a_backbone_that_timm_calls_by_anothers_name_takes_blocks() -> None:
+    model = placement.create("vitamin_xlarge_336", num_classes=10, device="meta")
+    assert placement.name_of(model) == "vitamin_xlarge_256"  # should timm mend it, this test and its cause may go
+    (changed,) = placement.insert(
+        model, Architecture(backbone="vitamin_xlarge_336", placements=(Placement(stage=0, block="se"),))
+    )
+    assert changed.placement.block == "se"
+
+
 def test_another_backbone_and_an_impossible_place_are_refused() -> None:
     with pytest.raises(ValueError, match="the architecture is for resnet18, but the model is test_resnet"):
         placement.insert(bare(), Architecture(backbone="resnet18"))
