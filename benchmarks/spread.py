@@ -20,7 +20,7 @@ import time
 from nas import data, proxy, space
 from nas.architecture import Architecture
 from nas.latency import device_words
-from nas.run import Settings, make_protocol
+from nas.settings import Settings, make_protocol
 from nas.trainer import Trainer
 
 

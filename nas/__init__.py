@@ -13,14 +13,15 @@ from nas.architecture import Architecture, Placement, Stage
 if TYPE_CHECKING:
     from nas.export import load
     from nas.placement import insert, remove
-    from nas.run import Settings, search
+    from nas.run import search
+    from nas.settings import Settings
     from nas.space import SearchSpace
 
 __version__ = "0.1.0"
 __all__ = ["Architecture", "Placement", "SearchSpace", "Settings", "Stage", "__version__"]
 __all__ += ["insert", "load", "remove", "search"]
 
-_LAZY = {"SearchSpace": "nas.space", "load": "nas.export", "Settings": "nas.run", "search": "nas.run"}
+_LAZY = {"SearchSpace": "nas.space", "load": "nas.export", "Settings": "nas.settings", "search": "nas.run"}
 _LAZY |= {"insert": "nas.placement", "remove": "nas.placement"}
 _MODULES = ("attention", "placement")
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from nas.front import BARE, Row, at_least_one, bare_row, front, most_accurate
+from nas.seeds import degrees_text, half_width
 
 TABLE_WIDTH = 120
 _COLUMNS = "{:>5}  {:<19}  {:>10}  {:<20}  {:>6}  {}"
+_COLUMNS_WITH_SEEDS = "{:>5}  {:<23}  {:>10}  {:<20}  {:>8}  {:>6}  {}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,25 +24,51 @@ class Recommendation:
 
 
 def noise(row: Row, other: Row, comparisons: int = 1) -> float:
-    """Return how large a difference in accuracy the choice of validation images alone can make (95 %), as a fraction.
+    """Return how large a difference in accuracy chance can make (95 %), as a fraction.
 
-    The distance from the better row to its interval's lower end and from the worse row to its upper end, added as
-    independent errors; and widened where the difference is the largest of several, as one of many equals looks better
-    by chance. It is conservative, as both models saw the same images; it does not cover the training seed.
-
-    Sources: R. G. Newcombe, "Interval estimation for the difference between independent proportions", Statistics in
-    Medicine 17 (1998), method 10; Z. Sidak, "Rectangular confidence regions for the means of multivariate normal
-    distributions", JASA 62 (1967).
+    The root of the sum of squares of what the choice of validation images can make and of what the training seeds can;
+    while the noise of the seed is unknown, the former alone. See :func:`image_noise` and :func:`seed_noise`.
 
     Args:
         row: One finished trial.
         other: Another one.
         comparisons: Among how many differences this one was picked.
     """
+    return min(1.0, math.hypot(image_noise(row, other, comparisons), seed_noise(row, other, comparisons)))
+
+
+def image_noise(row: Row, other: Row, comparisons: int = 1) -> float:
+    """Return how large a difference in accuracy the choice of validation images alone can make (95 %), as a fraction.
+
+    The distance from the better row to its interval's lower end and from the worse row to its upper end, added as
+    independent errors; and widened where the difference is the largest of several, as one of many equals looks better
+    by chance. It is conservative, as both models saw the same images.
+
+    Sources: R. G. Newcombe, "Interval estimation for the difference between independent proportions", Statistics in
+    Medicine 17 (1998), method 10; Z. Sidak, "Rectangular confidence regions for the means of multivariate normal
+    distributions", JASA 62 (1967).
+    """
     better, worse = (row, other) if row.accuracy >= other.accuracy else (other, row)
     single = math.hypot(better.accuracy - better.accuracy_low, worse.accuracy_high - worse.accuracy)
     quantile = NormalDist().inv_cdf
     return single * quantile((1 + 0.95 ** (1 / comparisons)) / 2) / quantile(0.975)
+
+
+def seed_noise(row: Row, other: Row, comparisons: int = 1) -> float:
+    """Return how large a difference in accuracy the training seeds alone can make (95 %), as a fraction; 0 if unknown.
+
+    The standard errors of both means, s / sqrt(seeds) each, times the quantile of Student's t for the degrees of
+    freedom of s. Where the difference is the largest of several, with Sidak's correction, for one s that all of them
+    share: see :func:`nas.ranking.quantile_of_largest`.
+    """
+    if row.seed_error is None or other.seed_error is None:
+        return 0.0
+    return half_width(math.hypot(row.seed_error, other.seed_error), row.seed_degrees, comparisons)
+
+
+def seed_half_width(row: Row) -> float | None:
+    """Return half the 95 % interval of a row's accuracy for its training seeds; ``None`` while that is unknown."""
+    return None if row.seed_error is None else half_width(row.seed_error, row.seed_degrees)
 
 
 def recommend(rows: Iterable[Row]) -> Recommendation:
@@ -55,22 +83,41 @@ def recommend(rows: Iterable[Row]) -> Recommendation:
     rows = at_least_one(rows)
     bare, members = bare_row(rows), front(rows)
     others = [row for row in rows if row is not bare]
+    if bare is not None and bare.beyond:
+        return _without_bare(bare, others)
     if bare is not None:
         members = [row for row in members if row.accuracy - bare.accuracy > noise(row, bare, max(1, len(others)))]
         if not members:
             return Recommendation(row=bare, sentence=_add_nothing(bare, others))
     best = min(members, key=most_accurate)
     row = next(row for row in members if best.accuracy - row.accuracy <= noise(best, row))
-    sentence = f"Take trial {row.trial} ({row.architecture.describe()}): {accuracy_text(row)} % accuracy at "
-    sentence += f"{ms_text(row.latency_ms)} ms, {ratio_text(row)} times the latency of the bare backbone"
+    sentence = _take(row)
     if bare is None:
         return Recommendation(
             row=row,
             sentence=f"{sentence}; the bare backbone was not evaluated, so it is open whether adding a block pays.",
         )
     gain, limit = _points(row.accuracy - bare.accuracy, noise(row, bare, max(1, len(others))))
-    sentence += f"; it is {gain} percentage points more accurate than the bare backbone. {_limit(limit, len(others))}"
+    sentence += f", with {row.macs / bare.macs - 1:+.1%} multiply-accumulates" if bare.macs else ""
+    sentence += f"; it is {gain} percentage points more accurate than the bare backbone. "
+    sentence += _limit(limit, row, bare, len(others))
     return Recommendation(row=row, sentence=sentence)
+
+
+def _take(row: Row) -> str:
+    sentence = f"Take trial {row.trial} ({row.architecture.describe()}): {accuracy_text(row)} % accuracy at "
+    return f"{sentence}{ms_text(row.latency_ms)} ms, {ratio_text(row)} times the latency of the bare backbone"
+
+
+def _without_bare(bare: Row, others: list[Row]) -> Recommendation:
+    """Recommend the fastest of the others that is as accurate as the best, where the bare backbone may not be taken."""
+    if not others:
+        sentence = f"Nothing is within the limits: even the bare backbone (trial {bare.trial}) has {bare.beyond}."
+        return Recommendation(row=bare, sentence=sentence)
+    members = front(others)
+    best = min(members, key=most_accurate)
+    row = next(row for row in members if best.accuracy - row.accuracy <= noise(best, row))
+    return Recommendation(row=row, sentence=f"{_take(row)}, which itself is beyond the limits: {bare.beyond}.")
 
 
 def _add_nothing(bare: Row, others: list[Row]) -> str:
@@ -87,12 +134,17 @@ def _add_nothing(bare: Row, others: list[Row]) -> str:
     sentence += f", and the most accurate alternative, {named} the latency, "
     if best.accuracy <= bare.accuracy:
         return f"{sentence}is not more accurate."
-    return f"{sentence}is only {gain} percentage points more accurate. {_limit(limit, len(others))}"
+    return f"{sentence}is only {gain} percentage points more accurate. {_limit(limit, best, bare, len(others))}"
 
 
-def _limit(points: str, count: int) -> str:
-    """Return the sentence that says what chance can do."""
+def _limit(points: str, row: Row, bare: Row, count: int) -> str:
+    """Return the sentence that says what chance can do, and what of it is covered."""
     of_how_many = "" if count == 1 else f" in the best of {count}"
+    if row.seed_error is not None:
+        sentence = f"Validation images and training seeds can make {points} points{of_how_many} (95 %)"
+        if seed_noise(row, bare, count) > image_noise(row, bare, count):
+            sentence += "; further seeds (--repeats, --confirm) narrow that"
+        return f"{sentence}."
     return (
         f"The choice of validation images alone can make {points} points{of_how_many} (95 %); "
         "each was trained with one seed, whose effect comes on top."
@@ -109,8 +161,13 @@ def _points(gain: float, limit: float) -> tuple[str, str]:
 
 
 def accuracy_text(row: Row) -> str:
-    """Return the accuracy and its interval in percent, such as ``94.2 [92.1, 95.8]``."""
-    return f"{row.accuracy * 100:.1f} [{row.accuracy_low * 100:.1f}, {row.accuracy_high * 100:.1f}]"
+    """Return the accuracy in percent, such as ``94.2 [92.1, 95.8] ±2.6``.
+
+    The brackets are for the validation images; ± is for the training seeds, and left out while that is unknown.
+    """
+    half = seed_half_width(row)
+    seeds = f" ±{half * 100:.1f}" if half is not None else ""
+    return f"{row.accuracy * 100:.1f} [{row.accuracy_low * 100:.1f}, {row.accuracy_high * 100:.1f}]{seeds}"
 
 
 def ratio_text(row: Row) -> str:
@@ -121,6 +178,11 @@ def ratio_text(row: Row) -> str:
 def ms_text(milliseconds: float) -> str:
     """Return a time with four significant digits and no exponent, such as ``3.214``."""
     return f"{milliseconds:.{max(0, 3 - math.floor(math.log10(milliseconds)))}f}"
+
+
+def probability_text(row: Row) -> str:
+    """Return the probability of being on the front, such as ``63 %``; a dash while it is unknown."""
+    return "-" if row.front_probability is None else f"{row.front_probability * 100:.0f} %"
 
 
 def count_text(count: int) -> str:
@@ -139,24 +201,45 @@ def front_table(rows: Iterable[Row]) -> str:
     members = front(rows)
     on_front = {row.trial for row in members}
     beaten = sorted((row for row in rows if row.control and row.trial not in on_front), key=most_accurate)
+    known = any(row.seed_error is not None for row in rows)
     lines = [f"front: {len(members)} of {len(rows)} finished trials; [low, high] is the 95 % interval"]
-    lines += [_COLUMNS.format("trial", "accuracy %", "latency ms", "ratio to bare", "params", "architecture").rstrip()]
-    lines += [line for row in members for line in _table_lines(row)]
+    lines += [legend(rows)] if known else []
+    names = ["trial", "accuracy %", "latency ms", "ratio to bare", "params", "architecture"]
+    if known:
+        names.insert(4, "on front")
+    lines += [(_COLUMNS_WITH_SEEDS if known else _COLUMNS).format(*names).rstrip()]
+    lines += [line for row in members for line in _table_lines(row, known)]
     if beaten:
-        lines += ["controls that are not on the front:", *(line for row in beaten for line in _table_lines(row))]
+        lines += ["controls that are not on the front:", *(line for row in beaten for line in _table_lines(row, known))]
     return "\n".join(lines)
 
 
-def _table_lines(row: Row) -> list[str]:
+def legend(rows: Iterable[Row]) -> str:
+    """Return in one line what the figures mean that come with the noise of the seed; empty while that is unknown."""
+    degrees = max((row.seed_degrees for row in rows), default=0)
+    if not degrees:
+        return ""
+    return (
+        "accuracy: [low, high] for the validation images, ± for the training seed "
+        f"({degrees_text(degrees)}); on front: probability"
+    )
+
+
+def _table_lines(row: Row, known: bool) -> list[str]:
     """Return the lines of one row; the placements continue beneath each other where they exceed the width."""
-    figures = (row.trial, accuracy_text(row), ms_text(row.latency_ms), ratio_text(row), count_text(row.parameters))
+    latency = (ms_text(row.latency_ms), ratio_text(row))
+    figures: tuple[object, ...] = (row.trial, accuracy_text(row), *latency, count_text(row.parameters))
+    if known:
+        figures = (*figures[:-1], probability_text(row), figures[-1])
+    columns = _COLUMNS_WITH_SEEDS if known else _COLUMNS
     words = [f"{row.control}:"] if row.control not in ("", BARE) else []
     words += row.architecture.describe().replace("; ", ";\n").split("\n")
-    room = TABLE_WIDTH - len(_COLUMNS.format(*figures, ""))
+    room = TABLE_WIDTH - len(columns.format(*figures, ""))
     wrapped = words[:1]
     for word in words[1:]:
         if len(wrapped[-1]) + 1 + len(word) <= room:
             wrapped[-1] += f" {word}"
         else:
             wrapped.append(word)
-    return [_COLUMNS.format(*figures, wrapped[0]), *(_COLUMNS.format("", "", "", "", "", line) for line in wrapped[1:])]
+    blank = [""] * len(figures)
+    return [columns.format(*figures, wrapped[0]), *(columns.format(*blank, line) for line in wrapped[1:])]

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from nas import flags
 
 if TYPE_CHECKING:
-    from nas.study import Study
+    from nas.architecture import Architecture
+    from nas.seeds import Replicate
+    from nas.study import Confirmation, Study
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 """Exit statuses."""
@@ -36,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(_VERBS[arguments.verb](arguments))
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on where this one stopped" if arguments.verb == "search" else ""
+        resumes = arguments.verb in ("search", "verify")
+        goes_on = "; the same command goes on where this one stopped" if resumes else ""
         print(f"\ninterrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has seen enough
@@ -62,7 +65,8 @@ def _explain(error: Exception) -> int:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from nas.run import Settings, search
+    from nas.run import search
+    from nas.settings import Settings
 
     fields = {field.name for field in dataclasses.fields(Settings)}
     given = {name: value for name, value in vars(arguments).items() if name in fields}
@@ -72,19 +76,29 @@ def _search(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     progress = _Progress(settings.budget)
     try:
-        result = search(settings, on_weights=_say, on_start=progress.start, on_trial=progress.update)
+        result = search(
+            settings,
+            on_weights=_say,
+            on_start=progress.start,
+            on_trial=progress.update,
+            on_replicate=progress.replicate,
+        )
     finally:
         progress.close()
     study = result.study
     if result.outcome.exhausted:
         print(f"every architecture of the space was tried: {result.outcome.finished} finished")
+    if result.outcome.hopeless:
+        print(f"the run ends with {result.outcome.finished} finished: too many in a row were beyond the limits")
     _print_answer(study, settings.folder)
+    _print_confirmation(result.confirmation, settings.confirm)
     where = ["--studies", settings.studies] if settings.studies != "studies" else []
     # The URL is not repeated: it may hold a password.
     same = shlex.join(["--study", study.name, *where]) + (" --storage URL" if settings.storage else "")
     print(f"\nnext:\n  open {settings.folder / 'pareto.html'}")
     print(f"  python run_search.py dashboard {same}")
     print(f"  python run_search.py export {same} --out best.json")
+    print(f"  python run_search.py verify {same}")
     study.close()
     return DONE
 
@@ -100,12 +114,27 @@ def _interrupt(*_: object) -> NoReturn:
 
 def _print_answer(study: Study, folder: Path) -> None:
     from nas.answer import front_table, recommend
+    from nas.confirm import with_probabilities
 
-    rows = study.rows()
+    rows = with_probabilities(study.rows())
     print(f"\n{front_table(rows)}\n")
     for number, reason in study.failures():
         print(f"trial {number} failed: {reason}")
+    if rejected := study.rejected():
+        nearest = min(rejected, key=lambda each: each.excess)
+        words = f"trial {nearest.trial} ({nearest.architecture.describe()}) with {nearest.reason}"
+        print(f"{len(rejected)} beyond the limits, not trained; the nearest miss: {words}")
     print(recommend(rows).sentence)
+    if (noise := study.seed_noise()) is not None:
+        print(f"Seed noise: {noise.describe()}.")
+
+
+def _print_confirmation(confirmation: Confirmation, further: int) -> None:
+    if further:
+        members = f"{confirmation.confirmed} of the front's {confirmation.members} members"
+        print(f"Confirmed with {further} further seeds each: {members}.")
+    for failure in confirmation.failures:
+        print(f"not trained again: {failure}")
 
 
 class _Progress:
@@ -129,6 +158,10 @@ class _Progress:
         )
         self._bar.update(min(len(rows), self._budget) - self._bar.n)
 
+    def replicate(self, architecture: Architecture, replicate: Replicate) -> None:
+        words = f"again with seed {replicate.seed}: {replicate.accuracy:.1%}, {architecture.describe()}"
+        self._bar.write(words, file=sys.stderr)
+
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
@@ -148,6 +181,20 @@ def _export(arguments: argparse.Namespace) -> int:
     study.close()
     print(f"wrote {arguments.out}: trial {row.trial}, {row.architecture.describe()}")
     print(f'build it: python -c "import nas; model = nas.load({arguments.out!r})"')
+    return DONE
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from nas import verify
+
+    fields = {field.name for field in dataclasses.fields(verify.Settings)}
+    settings = verify.Settings(**{name: value for name, value in vars(arguments).items() if name in fields})
+    signal.signal(signal.SIGTERM, _interrupt)
+    study = _open(arguments)
+    folder = Path(arguments.studies) / study.name
+    report = verify.verify(study, settings, folder, on_event=_say)
+    study.close()
+    print(f"{report}\nwrote {folder / 'verify.md'} and verify.csv")
     return DONE
 
 
@@ -244,6 +291,7 @@ def _open(arguments: argparse.Namespace) -> Study:
 _VERBS = {
     "search": _search,
     "export": _export,
+    "verify": _verify,
     "dashboard": _dashboard,
     "blocks": _blocks,
     "costs": _costs,

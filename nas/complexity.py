@@ -1,4 +1,4 @@
-"""Counted cost of a model: parameters, multiply-accumulates, memory traffic, operations; and a nominal time from them.
+"""Counted cost of a model: parameters, multiply-accumulates, memory, operations; and a nominal time from them.
 
 The counts are exact and the same on every machine. They guide the sampler: a search that is repeated with the same
 seed has to propose the same architectures, so nothing that a noisy clock says may reach the sampler. What the front
@@ -7,6 +7,7 @@ and the report show is the measured latency.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,8 @@ class Complexity:
     """Bytes of all other tensors that the operations read and write: they grow with the batch."""
     operations: int
     """Operations that launch work; a view is none."""
+    activation_bytes: int = 0
+    """Most bytes that are alive at once beside the weights, the image included; they grow with the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +86,7 @@ def count(model: nn.Module, input_shape: tuple[int, int, int]) -> Complexity:
         shadow = without_data(model).eval()
         work = _Work(_storages(shadow))
         with torch.inference_mode(False), torch.no_grad(), torch.device("meta"), work, flops:
-            shadow(torch.empty(1, *input_shape))
+            shadow(work.watch(torch.empty(1, *input_shape)))
     except Exception as error:  # whatever the model raises, the caller needs to know which model
         name = type(model).__name__
         raise ValueError(f"{name} cannot be counted on an image of shape {input_shape}: {error}") from error
@@ -93,6 +96,7 @@ def count(model: nn.Module, input_shape: tuple[int, int, int]) -> Complexity:
         weight_bytes=work.weight_bytes,
         traffic_bytes=work.traffic_bytes,
         operations=work.operations,
+        activation_bytes=work.peak_bytes,
     )
 
 
@@ -128,9 +132,32 @@ class _Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.weight_bytes = 0
         self.traffic_bytes = 0
         self.operations = 0
+        self.peak_bytes = 0
+        self._alive_bytes = 0
+        self._alive: dict[int, int] = {}  # storage -> tensors that are alive and lie in it
+
+    def watch(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Count a tensor among those that are alive, until it is not."""
+        storage = _storage(tensor)
+        if storage not in self.weights:
+            if storage not in self._alive:
+                self._alive_bytes += tensor.untyped_storage().nbytes()
+                self.peak_bytes = max(self.peak_bytes, self._alive_bytes)
+            self._alive[storage] = self._alive.get(storage, 0) + 1
+            weakref.finalize(tensor, self._drop, storage, tensor.untyped_storage().nbytes()).atexit = False
+        return tensor
+
+    def _drop(self, storage: int, size: int) -> None:
+        self._alive[storage] -= 1
+        if not self._alive[storage]:
+            del self._alive[storage]
+            self._alive_bytes -= size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self.watch(leaf)
         if not func.is_view and func._schema.name.split("::")[1] not in _IDLE:
             self.operations += 1
             self._add(args, kwargs)

@@ -31,7 +31,7 @@ from nas.architecture import Stage
 from nas.attention.options import OptionValue
 from nas.attention.spec import COSTS
 from nas.cost_table import Added, Cell, Costs
-from nas.latency import FEWEST_PAIRS, device_words, lock_name, median_interval
+from nas.latency import device_words, lock_name, median_interval
 from nas.locks import DeviceLock
 from nas.protocol import PRECISIONS
 
@@ -39,6 +39,8 @@ BUDGET_SECONDS = 40.0
 """Sampling of a whole table by default, in seconds; with start and files the command then takes less than a minute."""
 MOST_SAMPLES = 300
 """Most samples of a cell."""
+FEWEST_SAMPLES = 6
+"""Fewest samples of a cell: with fewer, order statistics give no 95 % interval of the median."""
 SURE = (0.03, 0.02)
 """A cell is known well enough when half its interval is below 3 % of itself, or 0.02 % of the bare pass."""
 LARGE_MAP = 64 * 64
@@ -69,7 +71,7 @@ def measure(
         device: ``auto``, ``cuda``, ``cuda:1``, ``mps`` or ``cpu``.
         batch_size: Images in one pass.
         precision: ``float32``, or ``bfloat16`` for autocast.
-        budget_seconds: Sampling of all cells together; a slow cell still gets ``FEWEST_PAIRS`` samples.
+        budget_seconds: Sampling of all cells together; a slow cell still gets ``FEWEST_SAMPLES`` samples.
         clock: Nanoseconds from any origin; CUDA is timed by events.
         on_start: Called with the number of cells when all arguments were found to be good.
         on_cell: Called with each cell when it is done.
@@ -179,7 +181,7 @@ class _Bench:
         # What the marks themselves take: between two events on a GPU a few microseconds.
         with self._conditions():
             pixel = torch.zeros(1, 1, 1, 1, device=images.device)
-            times = [self._sample(nn.Identity(), pixel) for _ in range(3 + FEWEST_PAIRS)]
+            times = [self._sample(nn.Identity(), pixel) for _ in range(3 + FEWEST_SAMPLES)]
         self._bare_ns = [bare for bare, _ in times[3:]]
         self._empty_ns = statistics.median(block for _, block in times[3:])
 
@@ -204,7 +206,7 @@ class _Bench:
             start = self._clock()
             while len(times) < MOST_SAMPLES:
                 times.append(self._sample(host, source))
-                if len(times) < FEWEST_PAIRS:
+                if len(times) < FEWEST_SAMPLES:
                     continue
                 if self._clock() - start >= limit_ns or (len(times) % 10 == 0 and _is_sure(self._added(times))):
                     break

@@ -1,39 +1,42 @@
-"""From an architecture to its evaluation: build, count, time alone, train the proxy, keep."""
+"""From an architecture to its evaluation: what it costs, then its proxy training; kept in the cache."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import platform
 
 import timm
 import torch
-from torch import nn
 
 from nas import proxy
 from nas.architecture import Architecture
-from nas.complexity import count, nominal_ms
-from nas.evaluation import Evaluation, EvaluationError, Latency, wilson_interval
-from nas.latency import lock_name, measure
+from nas.evaluation import Cost, Evaluation, EvaluationError, wilson_interval
+from nas.latency import lock_name
+from nas.limits import BeyondLimitsError, Limits
 from nas.locks import DeviceLock
 from nas.store import Store
+from nas.timing import Timer
 from nas.trainer import Trainer
-
-LATENCY_TARGET = 0.005
-"""Half width of the interval of the latency ratio at which sampling stops."""
 
 
 class Evaluator:
     """Evaluates architectures under one protocol, through the cache."""
 
-    def __init__(self, trainer: Trainer, store: Store) -> None:
+    def __init__(
+        self, trainer: Trainer, store: Store, timer: Timer | None = None, limits: Limits | None = None
+    ) -> None:
         """Name the lock of the trainer's device.
 
         Args:
             trainer: Builds and trains under the protocol that the evaluations are bound to.
             store: The cache.
+            timer: Measures what an architecture costs; by default on the trainer's device.
+            limits: What an architecture may cost at most. The bare backbone may cost anything: all others are compared
+                with it.
         """
         self._trainer = trainer
+        self._timer = timer or Timer(trainer)
+        self._limits = limits or Limits()
         self._protocol = trainer.protocol
         self._store = store
         self._device = trainer.device
@@ -43,10 +46,12 @@ class Evaluator:
         """Return what was measured on an architecture; measure it if that was never done under the protocol.
 
         Raises:
+            BeyondLimitsError: If it costs more than is allowed. It was not trained then.
             EvaluationError: If it cannot be evaluated: no memory left, a loss that is not finite, an impossible shape.
         """
         evaluation = self._store.get(architecture, self._protocol.hash)
         if evaluation is not None:
+            self._check(architecture, evaluation)
             return evaluation
         try:
             evaluation = self._measure(architecture)
@@ -62,56 +67,48 @@ class Evaluator:
         return evaluation
 
     def _measure(self, architecture: Architecture) -> Evaluation:
-        protocol = self._protocol
+        cost = self._cost(architecture)
+        self._check(architecture, cost)
         model = self._trainer.build(architecture)
-        complexity = count(model, (protocol.channels, protocol.resolution, protocol.resolution))
-        latency = self._time(model, architecture)
-        reference_ms = self._store.reference_ms(architecture.backbone, protocol.hash, latency.bare_ms)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        on_gpu = self._device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(self._device)
         curve = self._trainer.train(model, turn=self._lock.training)
         accuracy = curve.accuracies[-1]
         low, high = wilson_interval(accuracy, len(self._trainer.data.val))
         return Evaluation(
+            latency=cost.latency,
+            reference_ms=cost.reference_ms,
+            parameters=parameters,
+            macs=cost.macs,
+            memory_bytes=cost.memory_bytes,
+            nominal_ms=cost.nominal_ms,
             accuracy=accuracy,
             accuracy_low=low,
             accuracy_high=high,
             curve=curve.accuracies,
-            latency=latency,
-            reference_ms=reference_ms,
-            parameters=complexity.parameters,
-            macs=complexity.macs,
-            nominal_ms=nominal_ms(complexity, self._device.type, protocol.latency_batch_size),
             train_seconds=curve.seconds,
+            train_memory_bytes=torch.cuda.max_memory_allocated(self._device) if on_gpu else None,
             versions=versions(),
         )
 
-    def _time(self, model: nn.Module, architecture: Architecture) -> Latency:
-        protocol = self._protocol
-        # A copy, because a module may keep tensors of its forward pass, and those of inference cannot be trained.
-        candidate = copy.deepcopy(model)
-        bare = self._trainer.build(Architecture(backbone=architecture.backbone))
-        batch = self._trainer.batch(protocol.latency_batch_size)
-        with self._lock.timing():
-            latency = measure(
-                candidate,
-                bare,
-                batch=batch,
-                device_words=protocol.device,
-                target=LATENCY_TARGET,
-                max_seconds=protocol.latency_seconds,
-                precision=protocol.precision,
-            )
-        return latency if architecture.placements else _of_itself(latency)
+    def _check(self, architecture: Architecture, cost: Cost) -> None:
+        """Raise BeyondLimitsError if an architecture with blocks costs more than is allowed."""
+        if architecture.placements and any(excess > 0 for excess in self._limits.excess(cost).values()):
+            raise BeyondLimitsError(self._limits, cost)
 
-
-def _of_itself(latency: Latency) -> Latency:
-    """Return the latency of the bare backbone: its ratio to itself is 1, whatever the clock said.
-
-    What the clock said stays in the interval, where it tells how far other ratios may be wrong. Left as the ratio, it
-    would move the one point that all others are compared with.
-    """
-    return dataclasses.replace(
-        latency, ratio=1.0, ratio_low=min(1.0, latency.ratio_low), ratio_high=max(1.0, latency.ratio_high)
-    )
+    def _cost(self, architecture: Architecture) -> Cost:
+        """Return what an architecture costs; measure it if that was never done, or not with a stable result."""
+        key = self._protocol.latency_hash
+        known = self._store.cost(architecture, key)
+        if known is not None and not known.latency.unstable:
+            return known
+        found = self._timer(architecture)
+        reference_ms = self._store.reference_ms(architecture.backbone, key, found.reference_ms)
+        found = dataclasses.replace(found, reference_ms=reference_ms)
+        self._store.put_cost(architecture, key, found)
+        return found
 
 
 def software() -> str:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,40 +37,38 @@ class Latency:
     """Images in one forward pass."""
     device: str
     """The device that was timed, in words."""
+    resolution: int = 0
+    """Height and width of the images, in pixels."""
+    rounds: int = 1
+    """Rounds, each with new copies of both models; the interval of the ratio is that between rounds."""
+    unstable: bool = False
+    """Whether the interval stayed so wide that the ratio should not be relied on: the machine was busy."""
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    """Runtime and precision, and what the device said of itself: load, clocks, driver."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
             if isinstance(value, float) and not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{field.name} must be a positive finite number, but got {value!r}")
+                raise ValueError(f"{each.name} must be a positive finite number, but got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """All that was measured on one architecture under one protocol."""
+class Cost:
+    """All that is measured on an architecture without training it."""
 
-    accuracy: float
-    """Share of the validation images that the proxy-trained model classifies correctly, 0 to 1."""
-    accuracy_low: float
-    """Lower end of the 95 % Wilson interval of the accuracy: the spread due to the number of validation images."""
-    accuracy_high: float
-    """Upper end of that interval."""
-    curve: tuple[float, ...]
-    """Validation accuracy after each epoch of the proxy."""
     latency: Latency
     """The measured latency."""
     reference_ms: float
-    """Latency of the bare backbone in ms, measured once for all evaluations under the protocol."""
+    """Latency of the bare backbone in ms, measured once for all architectures under the protocol."""
     parameters: int
     """Number of trainable and frozen parameters."""
     macs: int
     """Multiply-accumulate operations of one forward pass of one image (convolutions and matrix products)."""
+    memory_bytes: int = 0
+    """Bytes that one forward pass needs at most: the weights, and what is alive beside them. Counted, not measured."""
     nominal_ms: float
     """Deterministic estimate of the latency from counted operations; guides the sampler, never reported as latency."""
-    train_seconds: float
-    """Wall time of the proxy training, in seconds."""
-    versions: dict[str, str]
-    """Versions of Python, torch and timm that produced the figures."""
 
     @property
     def latency_ms(self) -> float:
@@ -78,21 +80,43 @@ class Evaluation:
         return self.latency.ratio * self.reference_ms
 
     def to_json(self) -> str:
-        """Return the evaluation as one line of JSON."""
+        """Return all fields as one line of JSON."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> Evaluation:
+    def from_json(cls, text: str) -> Self:
         """Read back what :meth:`to_json` wrote.
 
         Raises:
-            ValueError: If the text is not the JSON of an evaluation.
+            ValueError: If the text is not the JSON of one.
         """
         try:
             data: dict[str, Any] = json.loads(text)
-            return cls(**{**data, "curve": tuple(data["curve"]), "latency": Latency(**data["latency"])})
+            if "curve" in data:
+                data["curve"] = tuple(data["curve"])
+            return cls(**{**data, "latency": Latency(**data["latency"])})
         except (TypeError, KeyError) as error:
-            raise ValueError(f"not the JSON of an evaluation: {error}") from error
+            raise ValueError(f"not the JSON of {cls.__name__}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Cost):
+    """All that was measured on one architecture under one protocol."""
+
+    accuracy: float
+    """Share of the validation images that the proxy-trained model classifies correctly, 0 to 1."""
+    accuracy_low: float
+    """Lower end of the 95 % Wilson interval of the accuracy: the spread due to the number of validation images."""
+    accuracy_high: float
+    """Upper end of that interval."""
+    curve: tuple[float, ...]
+    """Validation accuracy after each epoch of the proxy."""
+    train_seconds: float
+    """Wall time of the proxy training, in seconds."""
+    train_memory_bytes: int | None = None
+    """Most bytes that the training had allocated on the device at once; None where the device does not say."""
+    versions: dict[str, str]
+    """Versions of Python, torch and timm that produced the figures."""
 
 
 class EvaluationError(Exception):

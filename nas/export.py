@@ -37,10 +37,16 @@ def config(study: Study, row: Row) -> dict[str, Any]:
         "architecture": row.architecture.to_dict(),
         "num_classes": protocol.num_classes,
         "in_channels": protocol.channels,
-        "evidence": {**evidence, "latency_ms": row.latency_ms, **dataclasses.asdict(evaluation)},
+        "evidence": {**evidence, "latency_ms": row.latency_ms, **dataclasses.asdict(evaluation), **_over_seeds(row)},
         "protocol": protocol.to_dict(),
         "space": study.space,
     }
+
+
+def _over_seeds(row: Row) -> dict[str, Any]:
+    """Return the accuracy over all seeds, in place of that of the evaluation, which is one of them."""
+    names = ("accuracy", "accuracy_low", "accuracy_high", "seeds", "seed_error", "seed_degrees", "front_probability")
+    return {name: getattr(row, name) for name in names}
 
 
 def write(content: dict[str, Any], path: str | Path) -> None:

@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     blocks.add_argument(
         "--map", type=int, default=14, metavar="PIXELS", help="height and width of the map, in pixels (default: 14)"
     )
+    _verify_flags(verbs.add_parser("verify", parents=[common], help="train some fully: can it be trusted?"))
     _costs_flags(verbs.add_parser("costs", parents=[plain], help="measure what each block adds at each stage"))
     backbones = verbs.add_parser(
         "backbones", parents=[plain], help="list timm's backbones, and where each can hold blocks"
@@ -65,6 +66,23 @@ def parser() -> argparse.ArgumentParser:
         help='name, or pattern such as "*resnet18*" (default: only the families)',
     )
     return whole
+
+
+def _verify_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--top", type=int, default=5, metavar="N", help="members of the front to train, the most accurate (default: 5)"
+    )
+    parser.add_argument(
+        "--others", type=int, default=5, metavar="N", help="dominated architectures to train (default: 5)"
+    )
+    parser.add_argument(
+        "--epochs", type=int, metavar="N", help="epochs of a full training (default: 5 times those of the search)"
+    )
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each (default: 3)")
+    parser.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto, cuda, cuda:1, mps or cpu (default: auto)"
+    )
+    parser.add_argument("--data", metavar="DIR", help="where the data lie now (default: where the search had them)")
 
 
 def _costs_flags(parser: argparse.ArgumentParser) -> None:
@@ -116,6 +134,26 @@ def _search_flags(parser: argparse.ArgumentParser) -> None:
     _training_flags(parser.add_argument_group("proxy training"))
     _weights_flags(parser.add_argument_group("trained weights"))
     _device_flags(parser.add_argument_group("device"))
+    _certainty_flags(parser.add_argument_group("certainty"))
+    _latency_flags(parser.add_argument_group("latency"))
+    _limit_flags(parser.add_argument_group("limits: what costs more is not trained"))
+
+
+def _certainty_flags(certainty: argparse._ArgumentGroup) -> None:
+    certainty.add_argument(
+        "--repeats",
+        type=int,
+        default=3,
+        metavar="N",
+        help="further seeds of the bare backbone at the end, to know the noise of the seed (default: 3)",
+    )
+    certainty.add_argument(
+        "--confirm",
+        type=int,
+        default=0,
+        metavar="N",
+        help="further seeds of each member of the front at the end, until the front stands (default: 0)",
+    )
 
 
 def _data_flags(data: argparse._ArgumentGroup) -> None:
@@ -148,7 +186,20 @@ def _training_flags(train: argparse._ArgumentGroup) -> None:
     train.add_argument("--weight-decay", type=float, default=5e-4, metavar="X", help="default: 0.0005")
     train.add_argument("--label-smoothing", type=float, default=0.1, metavar="X", help="0 to 1 (default: 0.1)")
     train.add_argument(
-        "--augmentation", metavar="NAME", help="none, shift or shift+flip (default: shift for digits, else shift+flip)"
+        "--augmentation",
+        metavar="NAME",
+        help="none, shift, shift+flip or shift+flip+cutout (default: shift for digits, else shift+flip)",
+    )
+    train.add_argument("--compile", action="store_true", help="compile the training with torch.compile")
+    train.add_argument(
+        "--mirror-validation", action="store_true", help="validate on the sum of the logits of image and mirror image"
+    )
+    train.add_argument(
+        "--average-epochs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="last epochs whose final weights are averaged for the accuracy (default: 1)",
     )
 
 
@@ -159,6 +210,16 @@ def _weights_flags(weights: argparse._ArgumentGroup) -> None:
         "--checkpoint",
         metavar="FILE",
         help="start from the weights in a file, .safetensors or .pth; it is never executed",
+    )
+    weights.add_argument(
+        "--warm-start",
+        type=int,
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="EPOCHS",
+        help="train the bare backbone once, and start every trial from it (default: no; without a number of epochs, "
+        "twice those of the proxy)",
     )
     weights.add_argument(
         "--freeze-backbone", action="store_true", help="train only the blocks and the classifier on trained weights"
@@ -177,14 +238,59 @@ def _device_flags(device: argparse._ArgumentGroup) -> None:
         "--device", default="auto", metavar="NAME", help="auto, cuda, cuda:1, mps or cpu (default: auto)"
     )
     device.add_argument(
-        "--latency-seconds", type=float, default=2.0, metavar="S", help="longest sampling of one latency (default: 2)"
-    )
-    device.add_argument(
         "--precision", metavar="NAME", help="float32 or bfloat16 (default: bfloat16 on a GPU that has it)"
     )
-    device.add_argument(
-        "--latency-batch-size", type=int, default=1, metavar="N", help="images in one timed pass (default: 1)"
+
+
+def _latency_flags(latency: argparse._ArgumentGroup) -> None:
+    latency.add_argument(
+        "--runtime",
+        default="eager",
+        metavar="NAME",
+        help="what runs the models that are timed: eager, compile (torch.compile) or onnxruntime (default: eager)",
     )
+    latency.add_argument(
+        "--latency-device", metavar="NAME", help="device that is timed, as --device (default: the one that trains)"
+    )
+    latency.add_argument(
+        "--latency-batch",
+        dest="latency_batch_size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="images in one timed pass (default: 1)",
+    )
+    latency.add_argument(
+        "--latency-resolution",
+        type=int,
+        metavar="PIXELS",
+        help="height and width of the images that are timed (default: those that are trained on)",
+    )
+    latency.add_argument(
+        "--latency-seconds", type=float, default=2.0, metavar="S", help="longest sampling of one latency (default: 2)"
+    )
+
+
+def _limit_flags(limits: argparse._ArgumentGroup) -> None:
+    limits.add_argument("--max-latency-ms", type=float, metavar="MS", help="latency, in milliseconds")
+    limits.add_argument(
+        "--max-slowdown", type=_share, metavar="P%", help="latency beyond the bare backbone's, such as 5%% or 0.05"
+    )
+    limits.add_argument("--max-params", type=_count, metavar="N", help="parameters, such as 11700000 or 11.7M")
+
+
+def _share(text: str) -> float:
+    """Read a share such as ``5%`` or ``0.05``."""
+    return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+
+
+def _count(text: str) -> int:
+    """Read a count such as ``11.7M``."""
+    units = {"k": 10**3, "M": 10**6, "G": 10**9}
+    return round(float(text[:-1]) * units[text[-1]]) if text[-1:] in units else int(text)
+
+
+_share.__name__, _count.__name__ = "share", "count"  # as argparse names them where it refuses a value
 
 
 def model_kwargs(words: list[str]) -> dict[str, Any]:

@@ -29,9 +29,9 @@ class Row:
     control: str = ""
     """Name of the control (``bare``, ``se everywhere``, ...), empty for a trial of the search."""
     accuracy: float
-    """Validation accuracy, 0 to 1."""
+    """Validation accuracy, 0 to 1: the mean over the trainings."""
     accuracy_low: float
-    """Lower end of its 95 % Wilson interval."""
+    """Lower end of its 95 % Wilson interval, which is for the number of validation images alone."""
     accuracy_high: float
     """Upper end of its 95 % Wilson interval."""
     latency_ms: float
@@ -42,12 +42,22 @@ class Row:
     """Lower end of the 95 % interval of the ratio."""
     ratio_high: float
     """Upper end of the 95 % interval of the ratio."""
+    beyond: str = ""
+    """Which limits it exceeds, in words: the bare backbone is evaluated all the same."""
     parameters: int
     """Number of parameters."""
     macs: int
     """Multiply-accumulate operations of one forward pass of one image."""
     on_front: bool = False
     """Whether no other trial dominates this one; set by :func:`mark_front`."""
+    seeds: int = 1
+    """Trainings that the accuracy is the mean of, each with another seed."""
+    seed_error: float | None = None
+    """Standard error of that mean because of the seeds; ``None`` while the noise of the seed is unknown."""
+    seed_degrees: int = 0
+    """Degrees of freedom of the noise of the seed, from which the standard error was computed; 0 while unknown."""
+    front_probability: float | None = None
+    """Chance to be on the front of the true accuracies and ratios; see :func:`nas.confirm.with_probabilities`."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.accuracy_low <= self.accuracy <= self.accuracy_high <= 1:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
 
-from nas.answer import accuracy_text, count_text, ms_text, ratio_text, recommend
+from nas.answer import accuracy_text, count_text, ms_text, probability_text, ratio_text, recommend, seed_half_width
 from nas.front import BARE, Row, bare_row, front, mark_front
 
 PLOT_SIZES_PX = ((290.0, 330.0), (1090.0, 420.0))
@@ -79,7 +79,10 @@ def pareto_data(rows: Iterable[Row]) -> ParetoData:
 
 
 def accuracy_interval(row: Row) -> tuple[float, float]:
-    return row.accuracy_low, row.accuracy_high
+    """Return the 95 % interval for the validation images and, where their noise is known, the training seeds."""
+    seeds = seed_half_width(row) or 0.0
+    low = row.accuracy - math.hypot(row.accuracy - row.accuracy_low, seeds)
+    return max(0.0, low), min(1.0, row.accuracy + math.hypot(row.accuracy_high - row.accuracy, seeds))
 
 
 def latency_interval(row: Row) -> tuple[float, float]:
@@ -161,7 +164,10 @@ def hover_text(row: Row, stages: Sequence[int]) -> str:
     named = f" ({row.control})" if row.control else ""
     lines = [f"<b>trial {row.trial}{escape(named)}</b>"]
     lines += [f"stage {stage}: {escape(' + '.join(names) or 'none')}" for stage, names in sorted(blocks.items())]
-    lines += [f"accuracy {accuracy_text(row)} %", f"latency {ms_text(row.latency_ms)} ms"]
+    seeds = f" (mean of {row.seeds} seeds)" if row.seeds > 1 else ""
+    lines += [f"accuracy {accuracy_text(row)} %{seeds}", f"latency {ms_text(row.latency_ms)} ms"]
     lines += [f"ratio to bare {ratio_text(row)}"]
     lines += [f"{count_text(row.parameters)} parameters, {count_text(row.macs)} MACs"]
+    if row.front_probability is not None:
+        lines += [f"on the front with probability {probability_text(row)}"]
     return "<br>".join(lines)

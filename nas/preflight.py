@@ -7,13 +7,13 @@ import itertools
 import torch
 from torch import nn
 
-from nas import attention, placement, proxy
+from nas import attention, batches, placement, proxy
 from nas.architecture import Architecture
 from nas.attention.options import OptionValue, options_text
 from nas.evaluation import EvaluationError
 from nas.protocol import Protocol
 from nas.space import ResolvedSpace, Site
-from nas.trainer import Trainer
+from nas.trainer import Trainer, batch_of
 
 
 def preflight(space: ResolvedSpace, trainer: Trainer) -> None:
@@ -28,7 +28,7 @@ def preflight(space: ResolvedSpace, trainer: Trainer) -> None:
     for backbone, sites in space.sites.items():
         bare = trainer.build(Architecture(backbone=backbone))
         try:
-            batch = trainer.batch(2)
+            batch = batch_of(protocol, device, 2)
             shapes = placement.map_shapes(bare, batch, plan=trainer.plan(backbone))
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
                 bare.train()(batch)  # what drops at random runs in training alone
@@ -66,7 +66,7 @@ def _try(block: nn.Module, shape: torch.Size, protocol: Protocol, device: torch.
         RuntimeError: If it fails, changes the shape, or puts out values that are not finite.
     """
     block.to(device=device)
-    image = torch.randn(shape, device=device).contiguous(memory_format=proxy.memory_format(protocol)).requires_grad_()
+    image = torch.randn(shape, device=device).contiguous(memory_format=batches.memory_format(protocol)).requires_grad_()
     with proxy.autocast(protocol, device):
         output = block(image)
     if output.shape != shape:

@@ -12,7 +12,8 @@ from typing import Any
 
 OPTIMIZERS = ("sgd", "adamw")
 PRECISIONS = ("float32", "bfloat16")
-AUGMENTATIONS = ("none", "shift", "shift+flip")
+RUNTIMES = ("eager", "compile", "onnxruntime")
+AUGMENTATIONS = ("none", "shift", "shift+flip", "shift+flip+cutout")
 Scalar = bool | int | float | str | None
 ModelValue = Scalar | list[Scalar]
 
@@ -49,9 +50,16 @@ class Protocol:
     label_smoothing: float = 0.1
     """Label smoothing of the training loss."""
     augmentation: str = "shift"
-    """``none``, ``shift`` (random crop of the padded image) or ``shift+flip`` (and random mirroring)."""
+    """``none``, ``shift`` (random crop of the padded image), ``shift+flip`` (and random mirroring) or
+    ``shift+flip+cutout`` (and a random square blanked)."""
     calibration_images: int = 512
     """Training images from which batch normalisation's running statistics are re-estimated before each validation."""
+    mirror_validation: bool = False
+    """Whether validation sums the logits of each image and of its mirror image."""
+    average_epochs: int = 1
+    """Epochs whose last weights are averaged into those that the training ends with; 1 keeps the very last."""
+    compile: bool = False
+    """Whether the forward pass of the training is compiled."""
     precision: str = "float32"
     """``float32``, or ``bfloat16`` for autocast."""
     channels_last: bool = False
@@ -59,11 +67,17 @@ class Protocol:
     seed: int = 0
     """Seed of the weights, the batch order and the augmentation."""
     device: str = "cpu"
-    """The device that trains and is timed, in words that tell machines apart."""
+    """The device that trains, in words that tell machines apart."""
     latency_batch_size: int = 1
     """Images in one timed forward pass."""
     latency_seconds: float = 2.0
     """Longest sampling of one latency, in seconds: the longer, the narrower its interval."""
+    latency_resolution: int | None = None
+    """Height and width of the images that are timed, in pixels; None for those that are trained on."""
+    latency_device: str = ""
+    """The device that is timed, in words; empty for the one that trains."""
+    latency_runtime: str = "eager"
+    """What runs the models that are timed: ``eager``, ``compile`` (torch.compile) or ``onnxruntime``."""
     software: str = ""
     """Versions of torch and timm."""
     model_kwargs: Mapping[str, ModelValue] = field(default_factory=dict)
@@ -72,31 +86,49 @@ class Protocol:
     """Where the backbone's trained weights come from, with a hash if from a file; empty for fresh ones."""
     freeze_backbone: bool = False
     """Whether only the blocks and the classifier are trained."""
+    warm_epochs: int = 0
+    """Epochs for which the bare backbone was trained, once, to give these weights; 0 if it was not."""
     block_lr_factor: float = 1.0
     """Learning rate of the blocks over that of the backbone."""
 
     def __post_init__(self) -> None:
-        for name, choices in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS), ("augmentation", AUGMENTATIONS)):
+        choices_of = {"optimizer": OPTIMIZERS, "precision": PRECISIONS, "augmentation": AUGMENTATIONS}
+        for name, choices in {**choices_of, "latency_runtime": RUNTIMES}.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, but got {getattr(self, name)!r}")
         for name in ("num_classes", "channels", "resolution", "epochs", "batch_size", "latency_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, but got {getattr(self, name)}")
+        if self.latency_resolution is not None and self.latency_resolution < 1:
+            raise ValueError(f"latency_resolution must be at least 1, but got {self.latency_resolution}")
         if self.num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, but got {self.num_classes}")
         if self.batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, as batch normalisation needs, but got {self.batch_size}")
+        if not 1 <= self.average_epochs <= self.epochs:
+            raise ValueError(f"average_epochs must be 1 to epochs, {self.epochs}, but got {self.average_epochs}")
+        if self.mirror_validation and "flip" not in self.augmentations:
+            raise ValueError(
+                f"mirror_validation takes an augmentation that mirrors, as shift+flip, but got {self.augmentation!r}"
+            )
         for name in ("learning_rate", "latency_seconds", "block_lr_factor"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, but got {getattr(self, name)}")
-        for name in ("weight_decay", "calibration_images"):
+        for name in ("weight_decay", "calibration_images", "warm_epochs"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0 and finite, but got {getattr(self, name)}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be at least 0 and below 1, but got {self.label_smoothing}")
         if self.freeze_backbone and not self.weights:
             raise ValueError("a backbone is only frozen with trained weights; fresh ones have to be trained")
+        if self.warm_epochs and not self.weights:
+            raise ValueError(f"{self.warm_epochs} warm epochs give trained weights, but the protocol names none")
         object.__setattr__(self, "model_kwargs", _checked_kwargs(self.model_kwargs))
+
+    @property
+    def augmentations(self) -> tuple[str, ...]:
+        """The kinds of the augmentation: some of ``shift``, ``flip`` and ``cutout``."""
+        return tuple(kind for kind in self.augmentation.split("+") if kind != "none")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary of JSON values."""
@@ -121,8 +153,22 @@ class Protocol:
     @property
     def hash(self) -> str:
         """Sixteen hexadecimal digits that two protocols share exactly when they are equal."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _hash(self.to_dict())
+
+    @property
+    def latency_hash(self) -> str:
+        """Sixteen hexadecimal digits that two protocols share exactly when they time the same networks alike."""
+        timed = {name: value for name, value in self.to_dict().items() if name in _TIMED or name.startswith("latency_")}
+        return _hash({**timed, "latency_resolution": self.latency_resolution or self.resolution})
+
+
+_TIMED = ("num_classes", "channels", "model_kwargs", "precision", "channels_last", "seed", "device", "software")
+"""Fields, besides those that begin with ``latency_``, on which a latency depends."""
+
+
+def _hash(fields: dict[str, Any]) -> str:
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _is_json(value: object) -> bool:

@@ -14,13 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from nas import files
-from nas.answer import accuracy_text, count_text, ms_text, ratio_text, recommend
+from nas.answer import accuracy_text, count_text, legend, ms_text, probability_text, ratio_text, recommend
 from nas.front import BARE, Row, front, mark_front
-from nas.pareto import ParetoData, hover_text, label, latency_interval, pareto_data
+from nas.pareto import ParetoData, accuracy_interval, hover_text, label, latency_interval, pareto_data
 
 FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "latency_ms", "latency_ratio", "ratio_low", "ratio_high")
-CSV_COLUMNS = ("trial", "architecture", *FIGURES, "parameters", "macs", "on_front", "control", "placements")
-"""Columns of ``front.csv``; ``architecture`` is the id, ``placements`` the description in words."""
+SEED_FIGURES = ("seeds", "seed_error", "seed_degrees", "front_probability")
+CSV_COLUMNS = (
+    *("trial", "architecture", *FIGURES, "parameters", "macs", "on_front", "control", "placements"),
+    *SEED_FIGURES,
+)
+"""Columns of ``front.csv``; ``architecture`` is the id, ``placements`` the description in words. ``seed_error`` and
+``front_probability`` are empty while the noise of the seed is unknown."""
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; every group has its own symbol as well.
 MUTED, BLUE, ORANGE, BLACK = "#9A9A9A", "#0072B2", "#E69F00", "#000000"
@@ -80,8 +85,8 @@ def _with_errors(trace: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     low, high = zip(*map(latency_interval, rows), strict=True) if rows else ((), ())
     up_x = [max(0.0, end - row.latency_ms) for row, end in zip(rows, high, strict=True)]
     down_x = [max(0.0, row.latency_ms - end) for row, end in zip(rows, low, strict=True)]
-    up_y = [100 * (row.accuracy_high - row.accuracy) for row in rows]
-    down_y = [100 * (row.accuracy - row.accuracy_low) for row in rows]
+    up_y = [100 * (accuracy_interval(row)[1] - row.accuracy) for row in rows]
+    down_y = [100 * (row.accuracy - accuracy_interval(row)[0]) for row in rows]
     errors = {"error_x": {**style, "array": up_x, "arrayminus": down_x}}
     return {**trace, **errors, "error_y": {**style, "array": up_y, "arrayminus": down_y}}
 
@@ -152,7 +157,9 @@ def write_front_csv(rows: Iterable[Row], path: str | Path) -> None:
     for row in sorted(mark_front(rows), key=lambda row: row.trial):
         figures = [getattr(row, name) for name in FIGURES]
         tail = [row.parameters, row.macs, row.on_front, row.control, row.architecture.describe()]
-        writer.writerow([row.trial, row.architecture.id, *figures, *tail])
+        writer.writerow(
+            [row.trial, row.architecture.id, *figures, *tail, *(getattr(row, name) for name in SEED_FIGURES)]
+        )
     files.replace(path, text.getvalue().encode())
 
 
@@ -169,14 +176,15 @@ def _table(rows: Sequence[Row]) -> str:
     members = front(rows)
     beaten = sorted((row for row in rows if row.control and not row.on_front), key=lambda row: -row.accuracy)
     best = recommend(rows).row.trial
-    names = ("trial", "accuracy %", "latency ms", "ratio to bare", "parameters", "MACs", "placements")
+    names = _TABLE_NAMES if rows[0].seed_error is None else (*_TABLE_NAMES[:-1], "seeds", "on front", "placements")
     lines = "".join(_table_row(row, names, row.trial == best) for row in members)
     if beaten:
         lines += f'<tr class="break"><td colspan="{len(names)}">controls that are not on the front</td></tr>'
         lines += "".join(_table_row(row, names, row.trial == best) for row in beaten)
     header = "".join(f"<th>{name}</th>" for name in names)
     title = f"<h2>Front: {len(members)} of {len(rows)} finished trials</h2>"
-    title += '<p class="note">From the fastest to the slowest; [low, high] is the 95 % interval.</p>'
+    notes = ["From the fastest to the slowest; [low, high] is the 95 % interval.", legend(rows)]
+    title += f'<p class="note">{escape(" ".join(notes).strip())}</p>'
     return f"{title}<table><thead><tr>{header}</tr></thead><tbody>{lines}</tbody></table>"
 
 
@@ -186,14 +194,17 @@ def _table_row(row: Row, names: Sequence[str], recommended: bool) -> str:
     number = " ".join([str(row.trial), *(f'<span class="badge">{badge}</span>' for badge in badges)])
     words = escape(row.architecture.describe()).replace("; ", "<br>") if row.control != BARE else "none"
     cells = [number, accuracy_text(row), ms_text(row.latency_ms), ratio_text(row)]
-    cells += [count_text(row.parameters), count_text(row.macs), words]
+    cells += [count_text(row.parameters), count_text(row.macs)]
+    cells += [str(row.seeds), probability_text(row), words] if row.seed_error is not None else [words]
     shown = (f'<td data-name="{name}"><span>{cell}</span></td>' for name, cell in zip(names, cells, strict=True))
     return f"<tr{' class=best' if recommended else ''}>{''.join(shown)}</tr>"
 
 
+_TABLE_NAMES = ("trial", "accuracy %", "latency ms", "ratio to bare", "parameters", "MACs", "placements")
 _NOTE = """<p class="note">Up and to the left is better. Bars are 95 % intervals: of the accuracy, for the number of
-validation images; of the latency, that of its ratio to the bare backbone. They hold neither the spread of the training
-seed nor that the best of many trials is shown. Move over a point, or touch it, to see where its blocks stand.</p>
+validation images and, where the table has ±, for the training seed; of the latency, that of its ratio to the bare
+backbone. They do not hold that the best of many trials is shown. Move over a point, or touch it, to see where its
+blocks stand.</p>
 <noscript><p class="note">The plot needs JavaScript; the table holds the same front.</p></noscript>"""
 
 _HEAD = """<meta name="viewport" content="width=device-width, initial-scale=1"><style>

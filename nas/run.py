@@ -2,141 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from nas import export, files, report, space
+from nas import export, files, report
 from nas.answer import recommend
+from nas.confirm import with_probabilities
 from nas.protocol import Protocol
-from nas.store import sqlite_path
-from nas.study import Outcome, RunFailed, Study, check_name, resolve_sampler, run
+from nas.settings import Settings, declared_space, made_for_data, make_protocol
+from nas.study import Confirmation, Outcome, RunFailed, Study, confirm, run
 
 T = TypeVar("T")
 
 if TYPE_CHECKING:
     import torch
 
+    from nas.architecture import Architecture
     from nas.data import Splits
-    from nas.placement import Weights
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What a search is asked for. None stands for a default that depends on the data or the device."""
-
-    budget: int = 50
-    """Finished distinct architectures that the study shall have."""
-    space: str = "default"
-    """Name of a space of ``search_spaces``, or the path of a Python file with ``SPACE`` in it (which is executed)."""
-    backbone: str | None = None
-    """timm name of a backbone, instead of the space's own."""
-    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of timm's factory, such as ``drop_path_rate``."""
-    pretrained: bool = False
-    """Whether the backbone starts from timm's weights."""
-    checkpoint: str | None = None
-    """File with the weights from which the backbone starts."""
-    freeze_backbone: bool = False
-    """Whether only blocks and classifier are trained; needs trained weights."""
-    block_lr_factor: float = 1.0
-    """Learning rate of the blocks over that of the rest."""
-    positions: tuple[str, ...] | None = None
-    """Where blocks may stand, instead of the space's own positions."""
-    init: str | None = None
-    """``identity`` or ``paper``: how blocks start. None: identity on trained weights, else the space's own."""
-    data: str = "digits"
-    """``digits``, an image folder, or a timm dataset name such as ``torch/cifar10``."""
-    data_dir: str | None = None
-    """Folder where timm's datasets lie."""
-    download: bool = False
-    """Whether timm may download the data set."""
-    limit: int | None = None
-    """Largest number of images to use, drawn stratified by class."""
-    resolution: int | None = None
-    """Height and width of the images in pixels."""
-    epochs: int | None = None
-    """Epochs of the proxy training."""
-    batch_size: int = 64
-    """Images in one training step."""
-    optimizer: str = "sgd"
-    """``sgd`` or ``adamw``."""
-    learning_rate: float | None = None
-    """Peak learning rate; by default a tenth on trained weights."""
-    weight_decay: float = 5e-4
-    """Weight decay."""
-    label_smoothing: float = 0.1
-    """Label smoothing of the training loss."""
-    augmentation: str | None = None
-    """``none``, ``shift`` or ``shift+flip``."""
-    precision: str | None = None
-    """``float32`` or ``bfloat16``, in training and timing."""
-    latency_batch_size: int = 1
-    """Images in one timed forward pass."""
-    latency_seconds: float = 2.0
-    """Longest sampling of one latency, in seconds."""
-    device: str = "auto"
-    """``auto``, ``cuda``, ``cuda:1``, ``mps`` or ``cpu``."""
-    sampler: str = "auto"
-    """``auto``, ``gp``, ``tpe``, ``nsga2`` or ``random``."""
-    seed: int = 0
-    """Seed of the split, the weights, the training and the proposals."""
-    study: str | None = None
-    """Name of the study; the same name resumes it."""
-    studies: str = "studies"
-    """Folder where studies land."""
-    storage: str | None = None
-    """Database URL."""
-
-    def __post_init__(self) -> None:
-        if self.budget < 1:
-            raise ValueError(f"the budget must be at least 1 trial, but got {self.budget}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"the seed must be at least 0 and below 2**32, but got {self.seed}")
-        resolve_sampler(self.sampler, known=0)
-        if self.positions is not None and not self.positions:
-            raise ValueError("positions must name at least one position, or be left out")
-        if self.pretrained and self.checkpoint is not None:
-            raise ValueError("weights come from timm (pretrained) or from a file (checkpoint), not from both")
-        if self.freeze_backbone and not self.is_pretrained:
-            raise ValueError(
-                "only a backbone with trained weights can be frozen: give --pretrained or --checkpoint too"
-            )
-        check_name(self.study_name)
-        sqlite_path(self.storage_url)
-
-    @property
-    def is_pretrained(self) -> bool:
-        """Whether the backbone starts from trained weights."""
-        return self.pretrained or self.checkpoint is not None
-
-    @property
-    def study_name(self) -> str:
-        """The study's name: the one given, or one made of space, data and backbone."""
-        if self.study is not None:
-            return self.study
-        parts = [Path(self.space).stem, Path(self.data).name or "data", *([self.backbone] if self.backbone else [])]
-        text = "-".join(parts)
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")
-        if len(name) <= 80 and text.isascii():
-            return name or "study"
-        # What was cut off or left out must not make two names one.
-        return f"{name[:80].strip('-._') or 'study'}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
-
-    @property
-    def storage_url(self) -> str:
-        """The database: the one given, or ``studies.db`` in the folder of studies."""
-        return self.storage or f"sqlite:///{Path(self.studies) / 'studies.db'}"
-
-    @property
-    def folder(self) -> Path:
-        """Where the study's files land."""
-        return Path(self.studies) / self.study_name
+    from nas.seeds import Replicate
+    from nas.space import ResolvedSpace, SearchSpace
+    from nas.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +35,8 @@ class Result:
     """The study, open."""
     outcome: Outcome
     """How the run ended."""
+    confirmation: Confirmation
+    """What further seeds have shown."""
 
 
 def search(
@@ -155,58 +45,56 @@ def search(
     on_weights: Callable[[str], None] | None = None,
     on_start: Callable[[Study], None] | None = None,
     on_trial: Callable[[Study], None] | None = None,
+    on_replicate: Callable[[Architecture, Replicate], None] | None = None,
 ) -> Result:
     """Search, and keep the study's files up to date: front.csv, pareto.html, best.json, split.json.
 
-    Everything that can be wrong with the settings is found before anything is written and before anything is trained.
+    Everything that can be wrong with the settings is found before anything is written and before anything is trained;
+    only that a study was begun from another warm start is found when that is there.
 
     Args:
         settings: What is asked for.
-        on_weights: Called with what trained weights were loaded and how much of the backbone they cover.
+        on_weights: Called with what trained weights were loaded or made, and how much of the backbone they cover.
         on_start: Called once, before the first trial.
         on_trial: Called after every finished or failed trial, when the files are written.
+        on_replicate: Called after every training with a further seed, when the files are written.
 
     Raises:
         ValueError: If something is wrong with the settings, the data, the space, the backbone or the storage.
         EvaluationError: If a block of the space cannot run at a stage.
         nas.study.RunFailed: If three trials in a row failed for the same reason.
     """
-    declared = _declared(settings)
-    (backbone,) = declared.backbones
-    from nas import data, placement, proxy  # torch and timm, once the cheap mistakes are ruled out
-    from nas.evaluate import Evaluator
-    from nas.preflight import preflight
-    from nas.trainer import Trainer
+    declared = declared_space(settings)
+    from nas.evaluate import Evaluator  # torch and timm, once the cheap mistakes are ruled out
+    from nas.replicate import Replicator
+    from nas.timing import Timer
 
-    placement.check_name(backbone)
-    device = proxy.select_device(settings.device)
-    splits = data.load(
-        settings.data,
-        resolution=settings.resolution,
-        seed=settings.seed,
-        data_dir=settings.data_dir,
-        download=settings.download,
-        limit=settings.limit,
-    )
-    made_for = _made_for(settings, backbone, splits)
-    weights = None
-    if settings.is_pretrained:
-        weights = placement.pretrained(backbone, checkpoint=settings.checkpoint, **made_for)
-        if on_weights is not None:
-            on_weights(weights.describe())
-    protocol = make_protocol(settings, splits, device, model_kwargs=made_for["model_kwargs"], weights=weights)
-    trainer = Trainer(splits.search(), protocol, device, weights)
+    splits, trainer, timed = _prepared(settings, declared, on_weights)
+    (backbone,) = declared.backbones
     resolved = declared.resolve({backbone: trainer.plan(backbone).stages})
-    preflight(resolved, trainer)
+    _checked(resolved, trainer, timed)
     files.check_folder(settings.studies)
-    study = Study.create(settings.study_name, settings.storage_url, space=resolved, protocol=protocol)
-    evaluator = Evaluator(trainer, study.store)
+    trainer = _warmed(trainer, settings, backbone, on_weights)
+    study = Study.create(
+        settings.study_name,
+        settings.storage_url,
+        space=resolved,
+        protocol=trainer.protocol,
+        limits=settings.limits,
+        inputs=settings.inputs,
+    )
+    evaluator = Evaluator(trainer, study.store, Timer(trainer, timed), settings.limits)
     files.replace(settings.folder / "split.json", json.dumps(splits.record()).encode())
 
     def after_trial(study: Study) -> None:
         write_files(study, settings.folder)
         if on_trial is not None:
             on_trial(study)
+
+    def after_replicate(architecture: Architecture, replicate: Replicate) -> None:
+        write_files(study, settings.folder)
+        if on_replicate is not None:
+            on_replicate(architecture, replicate)
 
     write_files(study, settings.folder)
     if on_start is not None:
@@ -221,92 +109,79 @@ def search(
             seed=settings.seed,
             on_trial=after_trial,
         )
+        confirmation = confirm(
+            study,
+            Replicator(trainer, study.store),
+            repeats=settings.repeats,
+            further=settings.confirm,
+            on_replicate=after_replicate,
+        )
     except ValueError as error:  # the settings were checked: whatever is wrong now is not theirs
         raise RunFailed(f"{type(error).__name__}: {error}") from error
     write_files(study, settings.folder)
-    return Result(study=study, outcome=outcome)
+    return Result(study=study, outcome=outcome, confirmation=confirmation)
 
 
-def _declared(settings: Settings) -> space.SearchSpace:
-    """Return the space that is asked for, with the settings' own backbone and init in place of its."""
-    declared = space.load(settings.space)
-    if settings.backbone is not None:
-        declared = dataclasses.replace(declared, backbones=(settings.backbone,))
-    init = settings.init or ("identity" if settings.is_pretrained else declared.init)
-    declared = dataclasses.replace(declared, init=init, positions=settings.positions or declared.positions)
-    if len(declared.backbones) > 1:  # the front and the answer compare with one bare backbone
-        raise ValueError(
-            f"a search takes one backbone, but the space has {', '.join(declared.backbones)}; run one each"
-        )
-    return declared
+def _prepared(
+    settings: Settings, declared: SearchSpace, on_weights: Callable[[str], None] | None
+) -> tuple[Splits, Trainer, torch.device]:
+    """Return the data, the trainer under the protocol that follows from all, and the device that is timed."""
+    from nas import data, placement, proxy
+    from nas.trainer import Trainer
 
-
-def _made_for(settings: Settings, backbone: str, splits: Splits) -> dict[str, Any]:
-    """Return the arguments with which the backbone suits the data."""
-    from nas import placement
-
-    fixed = {"num_classes": len(splits.classes), "in_channels": splits.channels}
-    fitted = placement.fit_kwargs(backbone, resolution=splits.resolution, model_kwargs=settings.model_kwargs, **fixed)
-    return {**fixed, "model_kwargs": fitted}
-
-
-def make_protocol(
-    settings: Settings,
-    splits: Splits,
-    device: torch.device,
-    *,
-    model_kwargs: Mapping[str, Any] | None = None,
-    weights: Weights | None = None,
-) -> Protocol:
-    """Return the protocol of a search: the settings, and where they are silent what suits the data and the device."""
-    from nas import evaluate
-    from nas.latency import device_words
-
-    embedded = settings.data == "digits"
-    rates = {"sgd": 0.1, "adamw": 0.003}
-    rate = rates.get(settings.optimizer, 0.1) * (0.1 if weights is not None else 1)
-    return Protocol(
-        data=Path(settings.data).name if Path(settings.data).exists() else settings.data,
-        data_hash=splits.hash,
-        split_seed=settings.seed,
-        num_classes=len(splits.classes),
-        channels=splits.channels,
-        resolution=splits.resolution,
-        epochs=_given(settings.epochs, 3 if embedded else 5),
-        batch_size=settings.batch_size,
-        optimizer=settings.optimizer,
-        learning_rate=_given(settings.learning_rate, rate),
-        weight_decay=settings.weight_decay,
-        label_smoothing=settings.label_smoothing,
-        augmentation=_given(settings.augmentation, "shift" if embedded else "shift+flip"),
-        precision=_given(settings.precision, "bfloat16" if _has_bfloat16(device) else "float32"),
-        channels_last=device.type in ("cpu", "cuda"),  # quicker on both for nearly every convolutional backbone
+    (backbone,) = declared.backbones
+    placement.check_name(backbone)
+    device = proxy.select_device(settings.device)
+    timed = device if settings.latency_device is None else proxy.select_device(settings.latency_device)
+    splits = data.load(
+        settings.data,
+        resolution=settings.resolution,
         seed=settings.seed,
-        device=device_words(device),
-        latency_batch_size=settings.latency_batch_size,
-        latency_seconds=settings.latency_seconds,
-        software=evaluate.software(),
-        model_kwargs=model_kwargs or {},
-        weights=weights.words if weights is not None else "",
-        freeze_backbone=settings.freeze_backbone,
-        block_lr_factor=settings.block_lr_factor,
+        data_dir=settings.data_dir,
+        download=settings.download,
+        limit=settings.limit,
     )
+    made_for = made_for_data(settings, backbone, splits)
+    weights = None
+    if settings.is_pretrained:
+        weights = placement.pretrained(backbone, checkpoint=settings.checkpoint, **made_for)
+        if on_weights is not None:
+            on_weights(weights.describe())
+    protocol = make_protocol(
+        settings, splits, device, timed=timed, model_kwargs=made_for["model_kwargs"], weights=weights
+    )
+    return splits, Trainer(splits.search(), protocol, device, weights), timed
 
 
-def _given(value: T | None, default: T) -> T:
-    return default if value is None else value
+def _checked(resolved: ResolvedSpace, trainer: Trainer, timed: torch.device) -> None:
+    """Run once whatever will be trained or timed, so that it fails now if it fails.
+
+    Raises:
+        ValueError: If the backbone cannot be timed as is asked for.
+        EvaluationError: If a block cannot run at a stage, or the runtime cannot run the backbone.
+    """
+    from nas.preflight import preflight
+    from nas.timing import Timer
+
+    preflight(resolved, trainer)
+    for backbone in resolved.sites:
+        Timer(trainer, timed).check(backbone)
 
 
-def _has_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device computes in bfloat16 itself. Older GPUs emulate it, and a CPU is rarely quicker with it."""
-    import torch
+def _warmed(trainer: Trainer, settings: Settings, backbone: str, on_weights: Callable[[str], None] | None) -> Trainer:
+    """Return the trainer of the trials: the given one or, if that is asked for, one with a warm backbone."""
+    if not settings.warm_start:
+        return trainer
+    from nas import warm
 
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    epochs = 2 * trainer.protocol.epochs if settings.warm_start is True else settings.warm_start
+    warmed = warm.start(trainer, backbone, Path(settings.studies) / "warm", epochs=epochs, on_event=on_weights)
+    return warmed.under(freeze_backbone=settings.freeze_backbone)
 
 
 def write_files(study: Study, folder: Path) -> None:
     """Write the study's front, plot and best config, each whole or not at all."""
-    rows = study.rows()
+    rows = with_probabilities(study.rows())
     report.write_front_csv(rows, folder / "front.csv")
     report.write_pareto(rows, folder / "pareto.html", title=study.name, facts=facts(study))
     if rows:
@@ -318,9 +193,18 @@ def _weights_words(protocol: Protocol) -> str:
     return f"{protocol.weights}; learning rate of blocks x {protocol.block_lr_factor:g}{frozen}"
 
 
+def _latency_words(protocol: Protocol) -> str:
+    size = protocol.latency_resolution or protocol.resolution
+    runtime = "" if protocol.latency_runtime == "eager" else f" in {protocol.latency_runtime}"
+    where = protocol.latency_device or protocol.device
+    return f"batch {protocol.latency_batch_size} of {size}x{size}, {protocol.precision},{runtime} on {where}".replace(
+        ", on", " on"
+    )
+
+
 def facts(study: Study) -> dict[str, str]:
     """Return what a reader of the study's figures must know about how they were made, in words."""
-    protocol = study.protocol
+    protocol, noise = study.protocol, study.seed_noise()
     return {
         "Study": study.name,
         "Backbones": ", ".join(study.space["backbones"])
@@ -329,7 +213,11 @@ def facts(study: Study) -> dict[str, str]:
         "Data": f"{protocol.data}, {protocol.num_classes} classes, {protocol.channels}x{protocol.resolution}"
         f"x{protocol.resolution}; accuracy is on the validation split, which the search selects on",
         "Proxy": f"{protocol.epochs} epochs, batch {protocol.batch_size}, {protocol.optimizer} at "
-        f"{protocol.learning_rate:g}, {protocol.augmentation}, {protocol.precision}, seed {protocol.seed}",
-        "Latency": f"batch {protocol.latency_batch_size} on {protocol.device}",
+        f"{protocol.learning_rate:g}, {protocol.augmentation}, {protocol.precision}, seed {protocol.seed}"
+        + (", compiled" if protocol.compile else "")
+        + (f", weights averaged over {protocol.average_epochs} epochs" if protocol.average_epochs > 1 else "")
+        + (", validated with mirror images" if protocol.mirror_validation else ""),
+        "Latency": _latency_words(protocol),
         "Trials": f"{study.finished()} finished, {len(study.failures())} failed",
+        **({"Seed noise": noise.describe()} if noise is not None else {}),
     }

@@ -13,9 +13,10 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from nas.architecture import Architecture
-from nas.evaluation import Evaluation
+from nas.evaluation import Cost, Evaluation
+from nas.seeds import Replicate
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 BUSY_TIMEOUT_SECONDS = 60
 """How long a connection waits for SQLite's write lock."""
 
@@ -35,12 +36,30 @@ _EVALUATIONS = sa.Table(
     sa.Column("json", sa.Text, nullable=False),
     sa.Column("created_at", sa.DateTime, server_default=sa.func.now()),
 )
+_COSTS = sa.Table(
+    "nas_costs",
+    _METADATA,
+    sa.Column("architecture_id", sa.String(12), primary_key=True),
+    sa.Column("latency_hash", sa.String(16), primary_key=True),
+    sa.Column("json", sa.Text, nullable=False),
+    sa.Column("created_at", sa.DateTime, server_default=sa.func.now()),
+)
 _REFERENCES = sa.Table(
     "nas_references",
     _METADATA,
     sa.Column("backbone", sa.String(128), primary_key=True),
-    sa.Column("protocol_hash", sa.String(16), primary_key=True),
+    sa.Column("latency_hash", sa.String(16), primary_key=True),
     sa.Column("bare_ms", sa.Float, nullable=False),
+)
+_REPLICATES = sa.Table(
+    "nas_replicates",
+    _METADATA,
+    sa.Column("architecture_id", sa.String(12), primary_key=True),
+    sa.Column("protocol_hash", sa.String(16), primary_key=True),
+    sa.Column("kind", sa.String(8), primary_key=True),
+    sa.Column("family", sa.String(16), nullable=False, index=True),
+    sa.Column("json", sa.Text, nullable=False),
+    sa.Column("created_at", sa.DateTime, server_default=sa.func.now()),
 )
 _WORKERS = sa.Table(
     "nas_workers",
@@ -167,6 +186,23 @@ class Store:
         with self._engine.connect() as connection:
             return {row.architecture_id: Evaluation.from_json(row.json) for row in connection.execute(query)}
 
+    def cost(self, architecture: Architecture, latency_hash: str) -> Cost | None:
+        """Return what is known to be the cost of an architecture; the hash is ``Protocol.latency_hash``."""
+        query = sa.select(_COSTS.c.json).filter_by(architecture_id=architecture.id, latency_hash=latency_hash)
+        with self._engine.connect() as connection:
+            text = connection.execute(query).scalar_one_or_none()
+        return None if text is None else Cost.from_json(text)
+
+    def put_cost(self, architecture: Architecture, latency_hash: str, cost: Cost) -> None:
+        """Keep a cost; the first stable one kept stays."""
+        self.keep(architecture)
+        key = {"architecture_id": architecture.id, "latency_hash": latency_hash}
+        known = self.cost(architecture, latency_hash)
+        if known is not None and known.latency.unstable:
+            with self._engine.begin() as connection:
+                connection.execute(sa.delete(_COSTS).filter_by(**key))
+        self._insert_once(_COSTS, key, {"json": cost.to_json()})
+
     def keep(self, architecture: Architecture) -> None:
         """Keep an architecture, so that its id is enough to name it."""
         self._insert_once(_ARCHITECTURES, {"id": architecture.id}, {"json": architecture.to_json()})
@@ -184,13 +220,41 @@ class Store:
             raise StorageError(f"the database names the architecture {identifier}, but does not hold it")
         return Architecture.from_json(text)
 
-    def reference_ms(self, backbone: str, protocol_hash: str, measured_ms: float) -> float:
-        """Return the bare backbone's latency under a protocol in ms: the first that was measured, for every caller."""
-        key = {"backbone": backbone, "protocol_hash": protocol_hash}
+    def reference_ms(self, backbone: str, latency_hash: str, measured_ms: float) -> float:
+        """Return the bare backbone's latency in ms: the first that was measured, for every caller."""
+        key = {"backbone": backbone, "latency_hash": latency_hash}
         self._insert_once(_REFERENCES, key, {"bare_ms": measured_ms})
         query = sa.select(_REFERENCES.c.bare_ms).filter_by(**key)
         with self._engine.connect() as connection:
             return float(connection.execute(query).scalar_one())
+
+    def replicate(self, architecture: Architecture, protocol_hash: str, kind: str) -> Replicate | None:
+        """Return one training of an architecture; the hash is that of the protocol with its seed and its epochs."""
+        query = sa.select(_REPLICATES.c.json).filter_by(
+            architecture_id=architecture.id, protocol_hash=protocol_hash, kind=kind
+        )
+        with self._engine.connect() as connection:
+            text = connection.execute(query).scalar_one_or_none()
+        return None if text is None else Replicate.from_json(text)
+
+    def put_replicate(
+        self, architecture: Architecture, protocol_hash: str, replicate: Replicate, *, family: str
+    ) -> None:
+        """Keep one training; the first one kept stays. The family is that of :func:`nas.seeds.family`."""
+        self.keep(architecture)
+        key = {"architecture_id": architecture.id, "protocol_hash": protocol_hash, "kind": replicate.kind}
+        self._insert_once(_REPLICATES, key, {"family": family, "json": replicate.to_json()})
+
+    def replicates(self, family: str, kind: str) -> list[Replicate]:
+        """Return all trainings under the protocols of a family."""
+        if not sa.inspect(self._engine).has_table(_REPLICATES.name):
+            return []  # a database that is only read, and was made before there were any
+        query = sa.select(_REPLICATES.c.json).filter_by(family=family, kind=kind)
+        with self._engine.connect() as connection:
+            return sorted(
+                (Replicate.from_json(row.json) for row in connection.execute(query)),
+                key=lambda replicate: (replicate.architecture, replicate.epochs, replicate.seed),
+            )
 
     def beat(self, worker: str) -> None:
         """Note that a worker is alive, by the database's clock."""

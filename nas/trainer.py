@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas import placement, proxy
+from nas import batches, placement, proxy
 from nas.architecture import Architecture
 from nas.data import SearchData
 from nas.protocol import Protocol
@@ -28,7 +28,7 @@ class Trainer:
         device: torch.device,
         weights: placement.Weights | None = None,
     ) -> None:
-        """Bring the data to the device.
+        """Bring the data to the device, if they leave it room to train.
 
         Args:
             data: Training and validation images. There is no test split in here, so none can be touched.
@@ -37,11 +37,12 @@ class Trainer:
             weights: The trained weights that ``protocol.weights`` names.
 
         Raises:
-            ValueError: If the weights are not those of the protocol.
+            ValueError: If the weights are not those of the protocol, or the protocol asks for torch.compile and it does
+                not work here.
         """
         if (weights.words if weights is not None else "") != protocol.weights:
             raise ValueError(f"the protocol needs the weights {protocol.weights!r}")
-        self.data = data.to(device)
+        self.data = batches.place(data, device)
         self.protocol = protocol
         self.device = device
         self.weights = weights
@@ -49,10 +50,19 @@ class Trainer:
         if device.type == "cuda":
             torch.cuda.set_device(device)
             torch.backends.cudnn.benchmark = True  # shapes do not change between steps: the quickest kernels are found
+        if protocol.compile:
+            proxy.check_compiler(device)
 
     def under(self, **changes: Any) -> Trainer:
         """Return a trainer whose protocol differs in some fields; it shares the data and what is known of backbones."""
-        other = Trainer(self.data, dataclasses.replace(self.protocol, **changes), self.device, self.weights)
+        return self._other(self.weights, changes)
+
+    def starting_from(self, weights: placement.Weights, **changes: Any) -> Trainer:
+        """Return a trainer as :meth:`under`, which starts from other weights; its protocol names them."""
+        return self._other(weights, {"weights": weights.words, **changes})
+
+    def _other(self, weights: placement.Weights | None, changes: dict[str, Any]) -> Trainer:
+        other = Trainer(self.data, dataclasses.replace(self.protocol, **changes), self.device, weights)
         other._plans = self._plans
         return other
 
@@ -85,13 +95,6 @@ class Trainer:
             model, self.data, self.protocol, device=self.device, blocks=blocks, on_epoch=on_epoch, turn=turn
         )
 
-    def batch(self, size: int) -> torch.Tensor:
-        """Return a batch to time or to try, (size, C, H, W): noise, the same for every architecture."""
-        protocol = self.protocol
-        generator = torch.Generator().manual_seed(protocol.seed)
-        shape = (size, protocol.channels, protocol.resolution, protocol.resolution)
-        return torch.randn(shape, generator=generator).to(self.device, memory_format=proxy.memory_format(protocol))
-
 
 def build(
     architecture: Architecture,
@@ -115,7 +118,7 @@ def build(
             weights=weights,
             plan=plan,
         )
-    return model.to(device=device, memory_format=proxy.memory_format(protocol))  # type: ignore[call-overload,no-any-return]
+    return model.to(device=device, memory_format=batches.memory_format(protocol))  # type: ignore[call-overload,no-any-return]
 
 
 def _freeze(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
@@ -123,3 +126,10 @@ def _freeze(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
     model.requires_grad_(False)
     for module in (*blocks, *placement.classifiers(model)):
         module.requires_grad_(True)
+
+
+def batch_of(protocol: Protocol, device: torch.device, size: int) -> torch.Tensor:
+    """Return a batch to time or to try, (size, C, H, W): noise, the same for every architecture."""
+    generator = torch.Generator().manual_seed(protocol.seed)
+    shape = (size, protocol.channels, protocol.resolution, protocol.resolution)
+    return torch.randn(shape, generator=generator).to(device, memory_format=batches.memory_format(protocol))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
 from rows import make_row
 
-from nas.answer import count_text, front_table, ms_text, noise, recommend
+from nas.answer import count_text, front_table, image_noise, ms_text, noise, recommend, seed_noise
+from nas.front import Row
+from nas.seeds import estimate
 
 
 def test_noise_of_two_equal_samples_is_root_two_half_widths() -> None:
@@ -71,6 +74,59 @@ def test_noise_grows_with_the_number_of_comparisons() -> None:
     assert noise(first, second, 10) / noise(first, second) == pytest.approx(2.800 / 1.960, rel=1e-3)
 
 
+def known(row: Row, sd: float, seeds: int = 1, degrees: int = 3) -> Row:
+    return dataclasses.replace(row, seed_error=sd / seeds**0.5, seed_degrees=degrees, seeds=seeds)
+
+
+def test_seeds_add_to_the_noise_as_the_root_of_the_sum_of_squares() -> None:
+    first, second = make_row(0, 0.9, 2.0), make_row(1, 0.92, 2.1)
+    images = noise(first, second)
+    assert image_noise(first, second) == images
+    assert seed_noise(first, second) == 0
+    # Two means of four and of one: standard error 0.01 * sqrt(1 / 4 + 1), times Student's 3.182.
+    seeds = 3.1824 * 0.01 * 1.25**0.5
+    first, second = known(first, 0.01, seeds=4), known(second, 0.01)
+    assert seed_noise(first, second) == pytest.approx(seeds, rel=1e-3)
+    assert noise(first, second) == pytest.approx((images**2 + seeds**2) ** 0.5, rel=1e-3)
+    assert noise(first, second, 10) > noise(first, second)
+
+
+def test_known_noise_of_the_seed_decides_and_is_said() -> None:
+    rows = [make_row(0, 0.85, 2.0, "bare"), make_row(1, 0.90, 2.4)]
+    assert recommend(rows).row.trial == 1
+    few = recommend([known(row, 0.02) for row in rows])
+    assert few.row.trial == 0
+    assert few.sentence.endswith(
+        "is only 5.0 percentage points more accurate. Validation images and training seeds can make 9.5 points (95 %); "
+        "further seeds (--repeats, --confirm) narrow that."
+    )
+    many = recommend([known(row, 0.02, seeds=16, degrees=30) for row in rows])
+    assert many.row.trial == 1
+    assert "90.0 [88.0, 91.7] ±1.0 % accuracy" in many.sentence
+    assert many.sentence.endswith("Validation images and training seeds can make 3.2 points (95 %).")
+
+
+@pytest.mark.parametrize("repeats", [3, 10])
+def test_equal_architectures_with_noisy_seeds_are_seldom_told_apart(repeats: int) -> None:
+    generator = random.Random(0)
+    fooled = 0
+    for _ in range(100):
+        shares = [[0.9 + generator.gauss(0, 0.02) for _ in range(1 + repeats)]]
+        shares += [[0.9 + generator.gauss(0, 0.02)] for _ in range(19)]
+        found = estimate(shares)
+        rows = [
+            known(
+                make_row(k, sum(each) / len(each), 2 + k / 100, "" if k else "bare", n=10_000),
+                found.sd,
+                len(each),
+                repeats,
+            )
+            for k, each in enumerate(shares)
+        ]
+        fooled += recommend(rows).row.control != "bare"
+    assert fooled <= 10
+
+
 def test_gain_and_noise_never_read_the_same() -> None:
     rows = [make_row(0, 0.90, 2.0, "bare", n=1000), make_row(1, 0.9255, 2.2, n=1000)]
     assert recommend(rows).sentence.count("2.55 p") == 1
@@ -106,5 +162,28 @@ def test_table_lists_the_front_and_the_beaten_controls() -> None:
     assert max(map(len, lines)) <= 120
 
 
+def test_table_with_known_noise_of_the_seed() -> None:
+    rows = [known(make_row(0, 0.90, 2.0, "bare"), 0.01), known(make_row(1, 0.95, 2.3), 0.01)]
+    rows = [dataclasses.replace(row, front_probability=0.625) for row in rows]
+    lines = front_table(rows).splitlines()
+    assert lines[1].endswith("± for the training seed (3 degrees of freedom); on front: probability")
+    assert lines[3].endswith(
+        "90.0 [88.0, 91.7] ±3.2        2.000  1.000 [0.990, 1.010]      62 %  11.2 M  bare backbone"
+    )
+    assert max(map(len, lines)) <= 120
+
+
 def test_table_of_nothing() -> None:
     assert front_table([]) == "No trial has finished yet."
+
+
+def test_a_bare_backbone_beyond_the_limits_is_not_recommended() -> None:
+    bare = make_row(0, accuracy=0.95, latency_ms=2.0, control="bare")
+    bare = dataclasses.replace(bare, beyond="2 ms, where 1 ms are allowed")
+    answer = recommend([bare])
+    assert answer.row is bare
+    assert answer.sentence.startswith("Nothing is within the limits: even the bare backbone (trial 0) has 2 ms, where")
+    quick, slow = make_row(1, accuracy=0.90, latency_ms=0.8), make_row(2, accuracy=0.91, latency_ms=0.9)
+    answer = recommend([bare, slow, quick])
+    assert answer.row.trial == 1  # as accurate as the other within the noise, and faster
+    assert answer.sentence.endswith("which itself is beyond the limits: 2 ms, where 1 ms are allowed.")

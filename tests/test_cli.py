@@ -76,7 +76,7 @@ def failing(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--model-kwargs", "in_chans=3"], "the model argument in_chans follows from the data and the flags"),
         (["--checkpoint", "no.pth"], "there is no checkpoint no.pth"),
         (["--checkpoint", "no.pth", "--pretrained"], "not allowed with argument"),
-        (["--freeze-backbone"], "only a backbone with trained weights can be frozen: give --pretrained or"),
+        (["--freeze-backbone"], "can be frozen: give --pretrained, --checkpoint or --warm-start"),
         (["--block-lr-factor", "0"], "block_lr_factor must be positive and finite, but got 0.0"),
         (["--space", "defualt"], "unknown space 'defualt'; did you mean 'default'"),
         (["--data", "no/such/folder"], "no/such/folder"),
@@ -231,7 +231,7 @@ def test_export_keeps_links_and_spares_pipes(study: Study, here: Path, capsys: p
 
 
 def test_a_default_name_is_always_a_folder_name() -> None:
-    from nas.run import Settings
+    from nas.settings import Settings
 
     names = {Settings(data=data).study_name for data in ("pets", "图片", "圖片", "_x", "a" * 150, "a" * 151, "my pets")}
     assert len(names) == 7

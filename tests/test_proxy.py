@@ -2,68 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+from small import CPU, PROTOCOL, few, small_net, splits
 from torch import nn
 
-from nas import proxy
-from nas.data import SearchData, Split, Splits, load
+from nas import batches, proxy
+from nas.data import SearchData
 from nas.evaluation import EvaluationError
-from nas.protocol import Protocol
-from nas.proxy import Curve, accuracy, one_cycle, select_device
-
-CPU = torch.device("cpu")
-PROTOCOL = Protocol(
-    data="digits",
-    data_hash="0" * 16,
-    split_seed=0,
-    num_classes=10,
-    channels=1,
-    resolution=16,
-    epochs=2,
-    batch_size=64,
-)
+from nas.proxy import Curve, accuracy, select_device
 
 
-def small_net(*, dropout: float = 0.0) -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 12, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(12),
-        nn.ReLU(),
-        nn.Conv2d(12, 24, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(24),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Dropout(dropout),
-        nn.Linear(24 * 4 * 4, 10),
-    )
+@pytest.fixture(scope="module", name="data")
+def fixture_data() -> SearchData:
+    return splits().search()
 
 
-@pytest.fixture(scope="module")
-def splits() -> Splits:
-    return load("digits", resolution=16)
-
-
-@pytest.fixture(scope="module")
-def data(splits: Splits) -> SearchData:
-    return splits.search()
-
-
-@pytest.fixture(scope="module")
-def few(splits: Splits) -> SearchData:
-    """A hundred training images, for tests that need steps rather than learning."""
-    search = splits.search()
-    short = Split(
-        images=search.train.images[:100], labels=search.train.labels[:100], indices=search.train.indices[:100]
-    )
-    return replace(search, train=short)
+@pytest.fixture(scope="module", name="few")
+def fixture_few() -> SearchData:
+    return few()
 
 
 class TestTrain:
@@ -159,10 +121,11 @@ class TestTrain:
         assert strides == {(1, 16, 1) if channels_last else (256, 16, 1)}
         assert model[3].weight.is_contiguous(memory_format=torch.channels_last) == channels_last
 
-    def test_the_test_split_is_neither_needed_nor_read(self, splits: Splits) -> None:
-        poisoned = replace(splits, test=replace(splits.test, images=torch.empty(0), labels=torch.empty(0)))
+    def test_the_test_split_is_neither_needed_nor_read(self) -> None:
+        whole = splits()
+        poisoned = replace(whole, test=replace(whole.test, images=torch.empty(0), labels=torch.empty(0)))
         protocol = replace(PROTOCOL, epochs=1)
-        curves = [proxy.train(small_net(), given.search(), protocol, device=CPU) for given in (splits, poisoned)]
+        curves = [proxy.train(small_net(), given.search(), protocol, device=CPU) for given in (whole, poisoned)]
         assert curves[0].losses == curves[1].losses
 
 
@@ -209,115 +172,21 @@ class TestFailure:
             proxy.train(nn.Sequential(nn.Flatten(), nn.Linear(3, 10)), few, PROTOCOL, device=CPU)
 
 
-class TestOptimizer:
-    @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
-    def test_only_weights_decay(self, name: str, kind: type) -> None:
-        model = small_net()
-        model[0].weight.requires_grad_(False)
-        optimizer = proxy._optimizer(model, replace(PROTOCOL, optimizer=name, weight_decay=0.01), [])
-        assert isinstance(optimizer, kind)
-        decayed, others = optimizer.param_groups
-        assert (decayed["weight_decay"], others["weight_decay"]) == (0.01, 0.0)
-        assert [id(p) for p in decayed["params"]] == [id(model[3].weight), id(model[8].weight)]
-        assert {p.ndim for p in others["params"]} == {1}
-        assert len(others["params"]) == 5
+class TestValidation:
+    def test_mirror_images_add_their_logits(self, data: SearchData) -> None:
+        protocol = replace(PROTOCOL, augmentation="shift+flip", mirror_validation=True)
+        model = small_net().eval()
+        images = batches.inputs(data.val.images, batches.normalisation(data, CPU), protocol)
+        with torch.no_grad():
+            logits = model(images) + model(images.flip(-1))
+        expected = float((logits.argmax(1) == data.val.labels).float().mean())
+        assert accuracy(model, data.val, data, protocol) == pytest.approx(expected)
+        assert accuracy(model, data.val, data, replace(protocol, mirror_validation=False)) != pytest.approx(expected)
 
-    def test_blocks_have_groups_of_their_own(self) -> None:
-        model = small_net()
-        protocol = replace(PROTOCOL, weight_decay=0.01, block_lr_factor=0.25)
-        groups = proxy._optimizer(model, protocol, [model[3], model[4]]).param_groups
-        assert [(group["factor"], group["weight_decay"]) for group in groups] == [
-            (1.0, 0.01),
-            (1.0, 0.0),
-            (0.25, 0.01),
-            (0.25, 0.0),
-        ]
-        assert [id(p) for group in groups[2:] for p in group["params"]] == [
-            id(model[3].weight),
-            id(model[4].weight),
-            id(model[4].bias),
-        ]
-        assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
-
-    @pytest.mark.parametrize(("shape", "decays"), [((8, 1, 1, 1), False), ((1, 8, 1), False), ((2, 1, 3), True)])
-    def test_scales_do_not_decay_whatever_their_shape(self, shape: tuple[int, ...], decays: bool) -> None:
-        model = nn.Module()
-        model.scale = nn.Parameter(torch.ones(shape))
-        (group,) = proxy._optimizer(model, replace(PROTOCOL, weight_decay=0.01), []).param_groups
-        assert group["weight_decay"] == (0.01 if decays else 0.0)
-
-    def test_the_rate_of_blocks_is_their_factor_times_that_of_the_rest(
-        self, few: SearchData, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        rates: list[tuple[float, ...]] = []
-        make: Callable[..., torch.optim.Optimizer] = proxy._optimizer
-
-        def watched(*arguments: Any) -> torch.optim.Optimizer:
-            optimizer = make(*arguments)
-            optimizer.register_step_pre_hook(lambda given, *_: rates.append(tuple(g["lr"] for g in given.param_groups)))
-            return optimizer
-
-        monkeypatch.setattr(proxy, "_optimizer", watched)
-        model = small_net()
-        protocol = replace(PROTOCOL, batch_size=50, epochs=1, block_lr_factor=0.25)
-        proxy.train(model, few, protocol, device=CPU, blocks=[model[3]])
-        assert rates == [(0.1 * share, 0.1 * share, 0.025 * share) for share in (one_cycle(0, 2), one_cycle(1, 2))]
-
-    def test_one_cycle_rises_to_the_peak_and_falls(self) -> None:
-        rates = [one_cycle(step, 100) for step in range(100)]
-        assert max(rates) == rates[19] == 1.0
-        assert rates[:20] == sorted(rates[:20])
-        assert rates[19:] == sorted(rates[19:], reverse=True)
-        assert 0 < rates[-1] < 0.02
-
-    @pytest.mark.parametrize("total", range(1, 12))
-    def test_one_cycle_of_few_steps(self, total: int) -> None:
-        rates = [one_cycle(step, total) for step in range(total)]
-        assert all(0 < rate <= 1 for rate in rates)
-        assert max(rates) > 0.8
-
-    def test_the_optimiser_steps_at_the_rates_of_the_cycle(
-        self, few: SearchData, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        rates: list[float] = []
-        make: Callable[..., torch.optim.Optimizer] = proxy._optimizer
-
-        def watched(*arguments: Any) -> torch.optim.Optimizer:
-            optimizer = make(*arguments)
-            optimizer.register_step_pre_hook(lambda given, *_: rates.append(given.param_groups[0]["lr"]))
-            return optimizer
-
-        monkeypatch.setattr(proxy, "_optimizer", watched)
-        proxy.train(small_net(), few, replace(PROTOCOL, batch_size=20, learning_rate=0.05), device=CPU)
-        assert rates == [0.05 * one_cycle(step, 10) for step in range(10)]
-
-
-class TestInputs:
-    def test_crop_equals_padding_slicing_and_flipping(self) -> None:
-        torch.manual_seed(0)
-        images = torch.randint(0, 256, (9, 3, 16, 16), dtype=torch.uint8)
-        crops = torch.stack([torch.randint(-2, 3, (9,)), torch.randint(-2, 3, (9,)), torch.arange(9) % 2])
-        cropped = proxy._crop(images, crops)
-        padded = F.pad(images.float(), (2, 2, 2, 2), mode="reflect")
-        for index, (down, right, flip) in enumerate(crops.T.tolist()):
-            expected = padded[index, :, 2 + down : 18 + down, 2 + right : 18 + right]
-            expected = expected.flip(-1) if flip else expected
-            assert torch.equal(cropped[index].float(), expected)
-
-    @pytest.mark.parametrize(
-        ("augmentation", "reach", "flips"), [("none", 0, {0}), ("shift", 2, {0}), ("shift+flip", 2, {0, 1})]
-    )
-    def test_draws(self, augmentation: str, reach: int, flips: set[int]) -> None:
-        generator = torch.Generator().manual_seed(0)
-        down, right, flip = proxy._draw_crops(500, replace(PROTOCOL, augmentation=augmentation), generator)
-        assert set(down.tolist()) == set(right.tolist()) == set(range(-reach, reach + 1))
-        assert set(flip.tolist()) == flips
-
-    def test_training_images_are_normalised(self, data: SearchData) -> None:
-        inputs = proxy._inputs(data.train.images, proxy._normalisation(data, CPU), PROTOCOL)
-        assert inputs.dtype == torch.float32
-        assert float(inputs.mean()) == pytest.approx(0, abs=1e-4)
-        assert float(inputs.std()) == pytest.approx(1, abs=1e-4)
+    @pytest.mark.parametrize("augmentation", ["none", "shift"])
+    def test_images_are_only_mirrored_where_training_does(self, augmentation: str) -> None:
+        with pytest.raises(ValueError, match=f"an augmentation that mirrors, as shift.flip, but got '{augmentation}'"):
+            replace(PROTOCOL, augmentation=augmentation, mirror_validation=True)
 
 
 class TestSelectDevice:

@@ -17,9 +17,10 @@ import pytest
 from nas import pareto, report
 from nas.answer import recommend
 from nas.architecture import Architecture, Placement
+from nas.confirm import with_probabilities
 from nas.evaluation import wilson_interval
 from nas.front import Row, front
-from nas.pareto import hover_text, pareto_data
+from nas.pareto import accuracy_interval, hover_text, pareto_data
 from nas.report import pareto_figure, write_front_csv, write_pareto
 
 CONTROLS = ("bare", "se everywhere", "eca everywhere", "cbam everywhere")
@@ -91,7 +92,7 @@ def test_csv_has_one_row_a_trial_and_exact_figures(tmp_path: Path) -> None:
         lines = list(csv.reader(file))
     expected = (
         "trial architecture accuracy accuracy_low accuracy_high latency_ms latency_ratio ratio_low ratio_high "
-        "parameters macs on_front control placements"
+        "parameters macs on_front control placements seeds seed_error seed_degrees front_probability"
     )
     assert lines[0] == expected.split()
     assert [int(line[0]) for line in lines[1:]] == list(range(12))
@@ -102,6 +103,38 @@ def test_csv_has_one_row_a_trial_and_exact_figures(tmp_path: Path) -> None:
     assert [line[12] for line in lines[1:5]] == list(CONTROLS)
     assert lines[1][13] == "bare backbone"
     assert lines[2][13].startswith("1: se(reduction=16); 2: se(reduction=16);")
+    assert lines[1][14:] == ["1", "", "0", ""]
+
+
+def with_noise(rows: list[Row]) -> list[Row]:
+    known = [
+        replaced(row, seed_error=0.01 / 2 ** (not k), seed_degrees=3, seeds=1 + 3 * (not k))
+        for k, row in enumerate(rows)
+    ]
+    return with_probabilities(known)
+
+
+def test_known_noise_of_the_seed_is_shown_everywhere(tmp_path: Path) -> None:
+    rows = with_noise(make_rows(20))
+    write_front_csv(rows, tmp_path / "front.csv")
+    with (tmp_path / "front.csv").open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [float(line["seed_error"]) for line in lines] == [0.005] + [0.01] * 19
+    assert [line["seeds"] for line in lines] == ["4"] + ["1"] * 19
+    assert [float(line["front_probability"]) for line in lines] == [row.front_probability for row in rows]
+    text = Elements(page_of(rows, tmp_path)).text
+    # Student's 97.5 % quantile for 3 degrees of freedom is 3.182.
+    assert "±1.6" in text
+    assert "±3.2" in text
+    assert "± for the training seed (3 degrees of freedom)" in text
+    member = next(row for row in front(rows) if row.trial)
+    assert f"on the front with probability {member.front_probability:.0%}".replace("%", " %") in hover_text(member, ())
+    assert "(mean of 4 seeds)" in hover_text(rows[0], ())
+    low, high = pareto_data(rows).axes.y
+    for row in front(rows):
+        half = ((row.accuracy - row.accuracy_low) ** 2 + (3.182 * row.seed_error) ** 2) ** 0.5
+        assert accuracy_interval(row)[0] == pytest.approx(row.accuracy - half, abs=1e-4)
+        assert low < 100 * accuracy_interval(row)[0] < 100 * accuracy_interval(row)[1] < high
 
 
 def test_csv_of_nothing_is_its_header(tmp_path: Path) -> None:

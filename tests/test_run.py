@@ -20,7 +20,8 @@ from nas.evaluation import EvaluationError
 from nas.export import ConfigError
 from nas.preflight import preflight
 from nas.protocol import Protocol
-from nas.run import Result, Settings, make_protocol, search
+from nas.run import Result, search
+from nas.settings import Settings, make_protocol
 from nas.space import ResolvedSpace, SearchSpace
 from nas.store import Store
 from nas.study import RunFailed, StudyError

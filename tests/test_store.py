@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 from pathlib import Path
 
@@ -11,10 +12,21 @@ import toy
 
 from nas.architecture import Architecture, Placement
 from nas.evaluation import Evaluation, wilson_interval
+from nas.seeds import Replicate, family
 from nas.store import StorageError, Store, prepare_sqlite, sqlite_path
 from nas.study import storage
 
 BARE = Architecture(backbone="toy")
+REPLICATE = Replicate(
+    architecture=BARE.id,
+    seed=1,
+    epochs=1,
+    accuracy=0.75,
+    val_images=20,
+    curve=(0.75,),
+    train_seconds=1.0,
+    versions={},
+)
 
 
 @pytest.fixture
@@ -56,6 +68,27 @@ def test_all_evaluations_under_a_protocol(store: Store) -> None:
     assert store.evaluations("p1") == {BARE.id: toy.evaluate(BARE)}
 
 
+def test_replicates_are_kept_by_protocol_and_kind(store: Store) -> None:
+    protocol = dataclasses.replace(toy.PROTOCOL, seed=1)
+    group = family(protocol)
+    assert store.replicate(BARE, protocol.hash, "val") is None
+    store.put_replicate(BARE, protocol.hash, REPLICATE, family=group)
+    store.put_replicate(BARE, protocol.hash, dataclasses.replace(REPLICATE, accuracy=0.1), family=group)
+    tested = dataclasses.replace(REPLICATE, test_accuracy=0.7, test_images=50)
+    store.put_replicate(BARE, protocol.hash, tested, family=group)
+    assert store.replicate(BARE, protocol.hash, "val") == REPLICATE
+    assert store.replicate(BARE, protocol.hash, "val+test") == tested
+    assert store.replicates(group, "val") == [REPLICATE]
+    assert store.replicates("other", "val") == []
+    assert store.architecture(BARE.id) == BARE
+
+
+def test_a_database_from_before_there_were_replicates_has_none(store: Store, tmp_path: Path) -> None:
+    with sa.create_engine(toy.url(tmp_path)).begin() as connection:
+        connection.execute(sa.text("DROP TABLE nas_replicates"))
+    assert store.replicates(family(toy.PROTOCOL), "val") == []
+
+
 def test_the_first_reference_counts_for_all(store: Store) -> None:
     assert store.reference_ms("toy", "p1", 2.5) == 2.5
     assert store.reference_ms("toy", "p1", 9.0) == 2.5
@@ -80,7 +113,7 @@ def test_creating_twice_keeps_what_is_there(store: Store) -> None:
 def test_tables_of_another_version_are_refused(store: Store, tmp_path: Path) -> None:
     with sa.create_engine(toy.url(tmp_path)).begin() as connection:
         connection.execute(sa.text("UPDATE nas_meta SET value = '0'"))
-    with pytest.raises(StorageError, match="has schema 0 of the nas_ tables, but this version reads 1"):
+    with pytest.raises(StorageError, match="has schema 0 of the nas_ tables, but this version reads 2"):
         store.create()
 
 
@@ -145,7 +178,7 @@ def test_evaluations_are_read_strictly() -> None:
     evaluation = toy.evaluate(BARE)
     assert Evaluation.from_json(evaluation.to_json()) == evaluation
     for text in ("{}", '{"curve": 3}', evaluation.to_json().replace('"macs"', '"flops"')):
-        with pytest.raises(ValueError, match="not the JSON of an evaluation"):
+        with pytest.raises(ValueError, match="not the JSON of Evaluation"):
             Evaluation.from_json(text)
 
 

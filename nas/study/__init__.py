@@ -1,6 +1,7 @@
 """The Optuna study: create, resume, propose, keep. The only package that imports Optuna; it does not know torch."""
 
 from nas.study.binding import StudyError, check_name
+from nas.study.confirmation import Confirmation, confirm
 from nas.study.ledger import Study
 from nas.study.loop import Outcome, RunFailed, run
 from nas.study.sampler import SAMPLERS, resolve_sampler
@@ -8,11 +9,13 @@ from nas.study.storage import study_names
 
 __all__ = [
     "SAMPLERS",
+    "Confirmation",
     "Outcome",
     "RunFailed",
     "Study",
     "StudyError",
     "check_name",
+    "confirm",
     "resolve_sampler",
     "run",
     "study_names",

@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
 
+from nas.limits import Limits
 from nas.protocol import Protocol
 from nas.space import ResolvedSpace
 
 METRICS = ("accuracy", "latency_ms")
 """Names of the two objectives: the first is maximised, the second minimised."""
+LIMITS = "limits"
+"""The attribute that says what an architecture may cost at most."""
+INPUTS = "inputs"
+"""The attribute that says how data and trained weights were asked for."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MARK = "protocol_hash"
 """The attribute that is written last: a study without it was never finished being made, or is not ours."""
@@ -34,16 +40,25 @@ def check_name(name: str) -> None:
         raise StudyError(f"a study's name must be {rule}, but got {name!r}")
 
 
-def bind(name: str, storage: optuna.storages.BaseStorage, *, space: ResolvedSpace, protocol: Protocol) -> None:
-    """Make a study, or check that the one of that name has the same space and protocol. Call it under a lock.
+def bind(
+    name: str,
+    storage: optuna.storages.BaseStorage,
+    *,
+    space: ResolvedSpace,
+    protocol: Protocol,
+    limits: Limits,
+    inputs: Mapping[str, Any] | None = None,
+) -> None:
+    """Make a study, or check that the one of that name has the same space, protocol and limits. Call it under a lock.
 
-    One that has no trial yet takes the new ones.
+    One that has no trial yet takes the new ones. The latest ``inputs`` are kept: the data may have moved.
 
     Raises:
         StudyError: If it has others, with the difference, or is not ours.
     """
     # Compared as JSON, so that a tuple and the list that was read back are the same.
-    wanted: dict[str, Any] = json.loads(json.dumps({"protocol": protocol.to_dict(), "space": space.to_dict()}))
+    bound = {"protocol": protocol.to_dict(), "space": space.to_dict(), LIMITS: limits.to_dict()}
+    wanted: dict[str, Any] = json.loads(json.dumps(bound))
     if name not in optuna.get_all_study_names(storage):
         optuna.create_study(study_name=name, storage=storage, directions=["maximize", "minimize"])
     study = optuna.load_study(study_name=name, storage=storage)
@@ -58,13 +73,14 @@ def bind(name: str, storage: optuna.storages.BaseStorage, *, space: ResolvedSpac
             study.set_metric_names(list(METRICS))
         for key, value in {**wanted, "space_hash": space.hash, _MARK: protocol.hash}.items():
             study.set_user_attr(key, value)
-        return
-    if changed:
+    elif changed:
         shown = "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
         raise StudyError(
-            f"study {name!r} has another space or protocol ({shown}); "
+            f"study {name!r} has another space, protocol or limits ({shown}); "
             "resume it with the same settings, or choose another name with --study"
         )
+    if inputs is not None and found.get(INPUTS) != dict(inputs):
+        study.set_user_attr(INPUTS, dict(inputs))
 
 
 def is_bound(study: optuna.Study) -> bool:

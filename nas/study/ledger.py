@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,34 +12,22 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.architecture import Architecture
-from nas.evaluation import Evaluation
+from nas.evaluation import Cost, Evaluation
 from nas.front import Row, mark_front
+from nas.limits import Limits
 from nas.protocol import Protocol
+from nas.seeds import Replicate, SeedNoise, family
 from nas.space import ResolvedSpace
 from nas.store import StorageError, Store, sqlite_path
-from nas.study.binding import StudyError, bind, check_name, is_bound
-from nas.study.sampler import Known, Proposal, distributions
+from nas.study.binding import INPUTS, LIMITS, StudyError, bind, check_name, is_bound
+from nas.study.rows import make_row, noise_of
+from nas.study.sampler import Proposal, distributions
 from nas.study.storage import connect, connect_existing, lock
+from nas.study.trials import INTERRUPTED, Rejected, Tally, id_of, params_of, reason_of, tally, was_cut_off
 from nas.study.worker import Worker, is_dead
 
-INTERRUPTED = "interrupted"
-"""How the reason of a trial begins that was cut off; its architecture is evaluated in another trial."""
 _PROPOSED = ("architecture", "placements", "control", "memory")
 """Attributes that a trial has from its proposal, and hands on when it has to be repeated."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tally:
-    """Where a study stands."""
-
-    finished: int
-    """Distinct architectures that were evaluated to the end."""
-    running: int
-    """Trials in work."""
-    waiting: int
-    """Trials that were cut off and wait to be repeated."""
-    known: list[Known]
-    """What is finished, failed, in work or waiting, in the order of the trials."""
 
 
 class Study:
@@ -57,18 +45,29 @@ class Study:
         self._study = optuna.load_study(study_name=name, storage=storage, sampler=optuna.samplers.RandomSampler(0))
 
     @classmethod
-    def create(cls, name: str, url: str, *, space: ResolvedSpace, protocol: Protocol) -> Study:
+    def create(
+        cls,
+        name: str,
+        url: str,
+        *,
+        space: ResolvedSpace,
+        protocol: Protocol,
+        limits: Limits | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> Study:
         """Make a study, or resume the one of that name.
 
+        ``inputs`` says how data and trained weights were asked for, as JSON values. A study is not bound to them.
+
         Raises:
-            StudyError: If the name cannot be a folder's, or the study there has another space or protocol.
+            StudyError: If the name cannot be a folder's, or the study there has another space, protocol or limits.
             StorageError: If the database cannot be used.
         """
         check_name(name)
         storage, store = connect(url)
         try:
             with lock(url, "ask"):
-                bind(name, storage, space=space, protocol=protocol)
+                bind(name, storage, space=space, protocol=protocol, limits=limits or Limits(), inputs=inputs)
             return cls(name, url, storage, store)
         except BaseException:
             _close(storage, store)
@@ -120,25 +119,59 @@ class Study:
         space: dict[str, Any] = self._study.user_attrs["space"]
         return space
 
+    @cached_property
+    def limits(self) -> Limits:
+        """What an architecture of the study may cost at most."""
+        return Limits(**self._study.user_attrs.get(LIMITS, {}))
+
+    @property
+    def inputs(self) -> dict[str, Any] | None:
+        """How data and trained weights were asked for; ``None`` in a study that was made before that was kept."""
+        inputs: dict[str, Any] | None = self._study.user_attrs.get(INPUTS)
+        return inputs
+
     def rows(self) -> list[Row]:
-        """Return the finished trials, those on the front marked."""
+        """Return the finished trials, those on the front marked; accuracies are means over their seeds."""
         evaluations = self.store.evaluations(self.protocol_hash)
         trials = self._trials(TrialState.COMPLETE)
-        first = {_id(trial): trial for trial in reversed(trials)}
+        first = {id_of(trial): trial for trial in reversed(trials)}
+        replicates = self.replicates()
+        noise = noise_of({key: evaluations[key] for key in first}, replicates)
         return mark_front(
-            [_row(trial, self.architecture(trial), evaluations[key]) for key, trial in reversed(first.items())]
+            [
+                make_row(trial, self.architecture(trial), evaluations[key], replicates.get(key, []), noise, self.limits)
+                for key, trial in reversed(first.items())
+            ]
         )
+
+    def replicates(self) -> dict[str, list[Replicate]]:
+        """Return the further trainings under the study's protocol but for the seed, by architecture id."""
+        protocol = self.protocol
+        found: dict[str, list[Replicate]] = {}
+        for replicate in self.store.replicates(family(protocol), "val"):
+            if replicate.epochs == protocol.epochs and replicate.seed != protocol.seed:
+                found.setdefault(replicate.architecture, []).append(replicate)
+        return found
+
+    def seed_noise(self) -> SeedNoise | None:
+        """Return how much the seed changes the accuracy; ``None`` while no architecture was trained twice."""
+        replicates = self.replicates()
+        if not replicates:
+            return None
+        finished = {id_of(trial) for trial in self._trials(TrialState.COMPLETE)}
+        evaluations = self.store.evaluations(self.protocol_hash)
+        return noise_of({key: evaluations[key] for key in finished}, replicates)
 
     def architecture(self, trial: FrozenTrial | optuna.Trial) -> Architecture:
         """Return the architecture of a trial."""
-        identifier = _id(trial)
+        identifier = id_of(trial)
         if identifier not in self._architectures:
             self._architectures[identifier] = self.store.architecture(identifier)
         return self._architectures[identifier]
 
     def evaluation(self, trial: int) -> Evaluation:
         """Return all that was measured in a finished trial."""
-        return self.store.evaluations(self.protocol_hash)[_id(self._trials()[trial])]
+        return self.store.evaluations(self.protocol_hash)[id_of(self._trials()[trial])]
 
     def finished(self) -> int:
         """Return the number of distinct architectures that were evaluated to the end."""
@@ -146,18 +179,11 @@ class Study:
 
     def failures(self) -> list[tuple[int, str]]:
         """Return number and reason of the failed trials; cut-off ones, which are repeated, are not among them."""
-        return [(trial.number, reason_of(trial)) for trial in self._trials(TrialState.FAIL) if not _was_cut_off(trial)]
+        return [(trial.number, reason_of(trial)) for trial in self._trials(TrialState.FAIL) if not was_cut_off(trial)]
 
     def tally(self) -> Tally:
         """Return where the study stands, from one look at the database."""
-        trials = [trial for trial in self._trials() if not _was_cut_off(trial)]
-        evaluations = self.store.evaluations(self.protocol_hash)
-        return Tally(
-            finished=len({_id(trial) for trial in trials if trial.state == TrialState.COMPLETE}),
-            running=sum(trial.state == TrialState.RUNNING for trial in trials),
-            waiting=sum(trial.state == TrialState.WAITING for trial in trials),
-            known=[_known(trial, evaluations.get(_id(trial))) for trial in trials],
-        )
+        return tally(self._trials(), self.store.evaluations(self.protocol_hash))
 
     def claim(self, proposal: Proposal, worker: Worker, space: ResolvedSpace) -> optuna.Trial:
         """Start a trial for a proposal. Call it under :meth:`lock`."""
@@ -178,8 +204,8 @@ class Study:
     def claim_waiting(self, worker: Worker, space: ResolvedSpace) -> optuna.Trial | None:
         """Start the oldest trial that waits for a worker, if any. Call it under :meth:`lock`."""
         while waiting := self._trials(TrialState.WAITING):
-            trial = self._study.ask(distributions(space, _params(waiting[0])))
-            if _id(trial) not in {_id(other) for other in self._trials(TrialState.COMPLETE)}:
+            trial = self._study.ask(distributions(space, params_of(waiting[0])))
+            if id_of(trial) not in {id_of(other) for other in self._trials(TrialState.COMPLETE)}:
                 trial.set_user_attr("worker", worker.id)
                 return trial
             # Its architecture was finished after all, by a worker that had been taken for dead.
@@ -199,8 +225,30 @@ class Study:
             trial.set_user_attr("latency_ratio", evaluation.latency.ratio)
             trial.set_user_attr("parameters", evaluation.parameters)
             trial.set_user_attr("macs", evaluation.macs)
+            self._constrain(trial, evaluation)
             self._study.tell(trial, [evaluation.accuracy, evaluation.latency_ms])
         return True
+
+    def reject(self, trial: optuna.Trial, reason: str, cost: Cost) -> None:
+        """Record that a trial's architecture costs more than is allowed and was not trained."""
+        with self.lock():
+            if not self._trials()[trial.number].state.is_finished():
+                trial.set_user_attr("reason", reason)
+                trial.set_user_attr("nominal_ms", cost.nominal_ms)
+                self._constrain(trial, cost)
+                self._study.tell(trial, state=TrialState.PRUNED)
+
+    def rejected(self) -> list[Rejected]:
+        """Return the architectures that were beyond the limits, in the order of their trials."""
+        return [
+            Rejected(trial.number, self.architecture(trial), reason_of(trial), max(trial.constraints.values()))
+            for trial in self._trials(TrialState.PRUNED)
+        ]
+
+    def _constrain(self, trial: optuna.Trial, cost: Cost) -> None:
+        """Say in Optuna's terms how far a cost is beyond the limits."""
+        for name, excess in self.limits.excess(cost).items():
+            trial.set_constraint(name, excess)
 
     def fail(self, trial: optuna.Trial, reason: str) -> None:
         """Record that a trial failed, and why."""
@@ -211,9 +259,9 @@ class Study:
         """Queue a trial's architecture again, unless another trial has it. Call it under :meth:`lock`."""
         frozen = self._trials()[trial.number]
         others = self._trials(TrialState.WAITING, TrialState.COMPLETE, TrialState.RUNNING)
-        if _id(frozen) not in {_id(other) for other in others if other.number != frozen.number}:
+        if id_of(frozen) not in {id_of(other) for other in others if other.number != frozen.number}:
             kept = {key: value for key, value in frozen.user_attrs.items() if key in _PROPOSED}
-            self._study.enqueue_trial(_params(frozen), user_attrs={**kept, "retry_of": frozen.number})
+            self._study.enqueue_trial(params_of(frozen), user_attrs={**kept, "retry_of": frozen.number})
 
     def repair(self) -> int:
         """Fail the trials of dead workers and queue their architectures again. Call it under the study's lock.
@@ -269,54 +317,3 @@ def _inode(path: Path) -> int | None:
         return path.stat().st_ino
     except OSError:
         return None
-
-
-def reason_of(trial: FrozenTrial) -> str:
-    """Return why a trial failed."""
-    return str(trial.user_attrs.get("reason", "unknown"))
-
-
-def _was_cut_off(trial: FrozenTrial) -> bool:
-    return trial.state == TrialState.FAIL and reason_of(trial).startswith(INTERRUPTED)
-
-
-def _id(trial: FrozenTrial | optuna.Trial) -> str:
-    identifier: str = trial.user_attrs["architecture"]
-    return identifier
-
-
-def _params(trial: FrozenTrial) -> dict[str, Any]:
-    """Return the parameters of a trial; those of one that waits are not yet its own."""
-    # what was enqueued, rather than what a process that was killed meanwhile had written of it
-    params: dict[str, Any] = trial.system_attrs.get("fixed_params") or trial.params
-    return params
-
-
-def _known(trial: FrozenTrial, evaluation: Evaluation | None) -> Known:
-    values = None
-    if trial.state == TrialState.COMPLETE and evaluation is not None:
-        values = (evaluation.accuracy, evaluation.nominal_ms)
-    return Known(
-        id=_id(trial),
-        params=_params(trial),
-        values=values,
-        pending=trial.state in (TrialState.RUNNING, TrialState.WAITING),
-        memory=trial.user_attrs.get("memory", {}),
-    )
-
-
-def _row(trial: FrozenTrial, architecture: Architecture, evaluation: Evaluation) -> Row:
-    return Row(
-        trial=trial.number,
-        architecture=architecture,
-        control=trial.user_attrs.get("control", ""),
-        accuracy=evaluation.accuracy,
-        accuracy_low=evaluation.accuracy_low,
-        accuracy_high=evaluation.accuracy_high,
-        latency_ms=evaluation.latency_ms,
-        latency_ratio=evaluation.latency.ratio,
-        ratio_low=evaluation.latency.ratio_low,
-        ratio_high=evaluation.latency.ratio_high,
-        parameters=evaluation.parameters,
-        macs=evaluation.macs,
-    )

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from nas.architecture import Architecture
 from nas.evaluation import Evaluation, EvaluationError
+from nas.limits import BeyondLimitsError
 from nas.space import ResolvedSpace
 from nas.store import StorageError
 from nas.study.ledger import Study
@@ -20,6 +21,8 @@ from nas.study.worker import Worker
 
 SAME_FAILURES = 3
 """So many identical failures in a row end the run: the cause is then not the architecture."""
+MOST_REJECTED = 100
+"""So many architectures in a row that are beyond the limits end the run."""
 POLL_SECONDS = 0.5
 """Pause between two looks at the trials of other workers."""
 
@@ -36,6 +39,8 @@ class Outcome:
     """Finished distinct architectures in the study."""
     exhausted: bool
     """Whether every architecture of the space was tried before the budget was reached."""
+    hopeless: bool = False
+    """Whether the run ended as :data:`MOST_REJECTED` architectures in a row were beyond the limits."""
 
 
 def run(
@@ -50,11 +55,14 @@ def run(
 ) -> Outcome:
     """Evaluate architectures until the study has ``budget`` finished distinct ones.
 
+    Those that are beyond the limits are not finished, and take nothing from the budget.
+
     Trials of dead workers are repaired first. Several processes may run one study; together they stop at the budget.
 
     Args:
         study: The study, new or resumed.
-        evaluate: Measures an architecture; raises :class:`nas.evaluation.EvaluationError` where it cannot.
+        evaluate: Measures an architecture; raises :class:`nas.evaluation.EvaluationError` where it cannot, and
+            :class:`nas.limits.BeyondLimitsError` where it was not trained because of what it costs.
         space: The space that the study is bound to.
         budget: Finished distinct architectures that the study shall have.
         sampler: One of :data:`nas.study.SAMPLERS`.
@@ -109,6 +117,9 @@ def _next(
             return None, Outcome(finished=tally.finished, exhausted=False)
         if tally.finished + tally.running >= budget:
             return None, None
+        if tally.rejected >= MOST_REJECTED:
+            hopeless = Outcome(finished=tally.finished, exhausted=False, hopeless=True)
+            return None, None if tally.running else hopeless
         if tally.waiting:
             return study.claim_waiting(worker, space), None
         proposal = propose(space, tally.known, sampler=sampler, seed=seed)
@@ -126,6 +137,9 @@ def _evaluate(study: Study, trial: optuna.Trial, evaluate: Callable[[Architectur
         with study.lock():
             study.requeue(trial, "stopped by the user")
         raise
+    except BeyondLimitsError as error:
+        study.reject(trial, str(error), error.cost)
+        return ""
     except EvaluationError as error:
         reason = str(error)
     except (sa.exc.SQLAlchemyError, optuna.exceptions.OptunaError, StorageError):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
+import statistics
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,10 @@ class Known:
     """Whether it is in work."""
     memory: Mapping[str, Any] = field(default_factory=dict)
     """What the sampler noted about its proposal."""
+    excess: Mapping[str, float] = field(default_factory=dict)
+    """How far it is beyond each limit, as a share of the limit: 0 or less is within."""
+    nominal_ms: float | None = None
+    """Nominal latency in ms of one that is beyond the limits and has no accuracy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +111,13 @@ def _ask(space: ResolvedSpace, known: Sequence[Known], *, sampler: str, seed: in
                 frozen = study.trials[trial.number]
                 memory = {key: value for key, value in frozen.system_attrs.items() if _is_memory(key)}
                 return Proposal(architecture=architecture, params=trial.params, memory=memory)
-            if duplicate.values is None:
+            values = _values(duplicate, known)
+            if values is None:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
             else:
-                study.tell(trial, duplicate.values)
+                for name, excess in duplicate.excess.items():
+                    trial.set_constraint(name, excess)
+                study.tell(trial, values)
     return None
 
 
@@ -154,19 +162,32 @@ def _rebuild(space: ResolvedSpace, known: Sequence[Known]) -> optuna.Study:
     """Return a study in memory that holds what is known."""
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(0))
     for entry in known:
-        if not entry.params or (entry.values is None and not entry.pending):
+        values = _values(entry, known)
+        if not entry.params or (values is None and not entry.pending):
             continue
         state = optuna.trial.TrialState.RUNNING if entry.pending else optuna.trial.TrialState.COMPLETE
         study.add_trial(
             optuna.trial.create_trial(
                 state=state,
-                values=None if entry.pending else list(entry.values or ()),
+                values=None if entry.pending else values,
                 params=dict(entry.params),
                 distributions=distributions(space, entry.params),
                 system_attrs=dict(entry.memory),
+                constraints=None if entry.pending else dict(entry.excess),
             )
         )
     return study
+
+
+def _values(entry: Known, known: Sequence[Known]) -> tuple[float, float] | None:
+    """Return what the sampler is told of an architecture; one that was not trained stands for an average one.
+
+    The sampler learns from the constraints what is beyond the limits; a low accuracy would teach it something false.
+    """
+    if entry.values is not None or entry.nominal_ms is None:
+        return entry.values
+    accuracies = [other.values[0] for other in known if other.values is not None]
+    return (statistics.fmean(accuracies) if accuracies else 0.0), entry.nominal_ms
 
 
 def _make(name: str, seed: int) -> optuna.samplers.BaseSampler:

@@ -180,7 +180,7 @@ def test_a_study_without_a_trial_takes_another_space(tmp_path: Path) -> None:
     toy.create(tmp_path).close()
     space = toy.space(("se", "simam"))
     run(toy.create(tmp_path, resolved=space), toy.evaluate, space=space, budget=1)
-    with pytest.raises(StudyError, match="has another space or protocol"):
+    with pytest.raises(StudyError, match="has another space, protocol or limits"):
         toy.create(tmp_path)
 
 

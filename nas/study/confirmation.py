@@ -1,0 +1,104 @@
+"""After the trials: further seeds for the bare backbone, and for the members of the front until it stands."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from nas.architecture import Architecture
+from nas.confirm import unconfirmed
+from nas.evaluation import EvaluationError
+from nas.front import Row, bare_row
+from nas.seeds import Replicate, further_seeds
+from nas.study.ledger import Study
+
+Train = Callable[[Architecture, int], Replicate]
+"""Trains an architecture with a seed, or finds that in the store; raises EvaluationError where it cannot."""
+Job = tuple[Architecture, int]
+"""An architecture, and the seed to train it with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """What further seeds have shown."""
+
+    members: int
+    """Members of the front at the end."""
+    confirmed: int
+    """How many of them have all the further seeds that were asked for."""
+    failures: tuple[str, ...] = ()
+    """What could not be trained, and why."""
+
+
+def confirm(
+    study: Study,
+    train: Train,
+    *,
+    repeats: int,
+    further: int,
+    on_replicate: Callable[[Architecture, Replicate], None] | None = None,
+) -> Confirmation:
+    """Train the bare backbone ``repeats`` times more, and every member of the front ``further`` times.
+
+    Means move when seeds are added, and what was not confirmed may then appear on the front. So the front is redrawn
+    and its new members are trained again, until all of them are confirmed; each round confirms a trial, so it ends.
+    Several processes may do this on one study at once: each looks into the database before it trains, and takes what is
+    missing in an order of its own.
+
+    Args:
+        study: The study, with its trials finished.
+        train: Trains an architecture with a seed.
+        repeats: Further seeds of the bare backbone.
+        further: Further seeds of each member of the front.
+        on_replicate: Called after each training of this process.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+    failures: dict[tuple[str, int], str] = {}
+    of_bare, of_front = further_seeds(study.protocol, repeats), further_seeds(study.protocol, further)
+
+    def train_missing(rows: Iterable[Row], seeds: Iterable[int]) -> bool:
+        jobs = [(row.architecture, seed) for row, seed in itertools.product(rows, seeds)]
+        return _train_missing(study, train, jobs, failures, on_replicate)
+
+    bare = bare_row(study.rows())
+    train_missing([] if bare is None else [bare], of_bare)
+    while train_missing(unconfirmed(study.rows(), further), of_front):
+        pass
+    members = [row for row in study.rows() if row.on_front]
+    return Confirmation(
+        members=len(members),
+        confirmed=sum(row.seeds > further for row in members),
+        failures=tuple(failures.values()),
+    )
+
+
+def _train_missing(
+    study: Study,
+    train: Train,
+    jobs: Iterable[Job],
+    failures: dict[tuple[str, int], str],
+    on_replicate: Callable[[Architecture, Replicate], None] | None,
+) -> bool:
+    """Train one after the other what the database does not have; tell whether there was anything."""
+    chance = random.Random()  # without a seed: processes that share a study must differ
+    wanted = {(architecture.id, seed): (architecture, seed) for architecture, seed in jobs}
+    began = False
+    while True:
+        known = {(each.architecture, each.seed) for found in study.replicates().values() for each in found}
+        missing = [job for key, job in wanted.items() if key not in known and key not in failures]
+        if not missing:
+            return began
+        began = True
+        study.check_database()
+        architecture, seed = chance.choice(missing)
+        try:
+            replicate = train(architecture, seed)
+        except EvaluationError as error:
+            failures[architecture.id, seed] = f"{architecture.describe()} with seed {seed}: {error}"
+            continue
+        if on_replicate is not None:
+            on_replicate(architecture, replicate)

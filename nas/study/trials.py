@@ -1,0 +1,107 @@
+"""What the trials of a study say: which architecture, how it ended and why, and where the study stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.architecture import Architecture
+from nas.evaluation import Evaluation
+from nas.study.sampler import Known
+
+INTERRUPTED = "interrupted"
+"""How the reason of a trial begins that was cut off; its architecture is evaluated in another trial."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """Where a study stands."""
+
+    finished: int
+    """Distinct architectures that were evaluated to the end."""
+    rejected: int
+    """Architectures that were beyond the limits, one after the other, since the last one that was not."""
+    running: int
+    """Trials in work."""
+    waiting: int
+    """Trials that were cut off and wait to be repeated."""
+    known: list[Known]
+    """What is finished, failed, in work or waiting, in the order of the trials."""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An architecture that costs more than is allowed, and was not trained."""
+
+    trial: int
+    architecture: Architecture
+    reason: str
+    """Which limits it exceeds, in words."""
+    excess: float
+    """How far it is beyond the worst of the limits, as a share of that limit."""
+
+
+def reason_of(trial: FrozenTrial) -> str:
+    """Return why a trial failed."""
+    return str(trial.user_attrs.get("reason", "unknown"))
+
+
+def was_cut_off(trial: FrozenTrial) -> bool:
+    """Tell whether a trial was cut off, so that its architecture is evaluated in another one."""
+    return trial.state == TrialState.FAIL and reason_of(trial).startswith(INTERRUPTED)
+
+
+def id_of(trial: FrozenTrial | optuna.Trial) -> str:
+    """Return the id of a trial's architecture."""
+    identifier: str = trial.user_attrs["architecture"]
+    return identifier
+
+
+def params_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the parameters of a trial; those of one that waits are not yet its own."""
+    # what was enqueued, rather than what a process that was killed meanwhile had written of it
+    params: dict[str, Any] = trial.system_attrs.get("fixed_params") or trial.params
+    return params
+
+
+def _known(trial: FrozenTrial, evaluation: Evaluation | None) -> Known:
+    values = None
+    if trial.state == TrialState.COMPLETE and evaluation is not None:
+        values = (evaluation.accuracy, evaluation.nominal_ms)
+    return Known(
+        id=id_of(trial),
+        params=params_of(trial),
+        values=values,
+        pending=trial.state in (TrialState.RUNNING, TrialState.WAITING),
+        memory=trial.user_attrs.get("memory", {}),
+        excess=dict(trial.constraints),
+        nominal_ms=trial.user_attrs.get("nominal_ms"),
+    )
+
+
+def _last_rejected(trials: list[FrozenTrial]) -> int:
+    """Return how many trials were beyond the limits since the last one that was finished."""
+    states = [trial.state for trial in trials]
+    finished = [number for number, state in enumerate(states) if state == TrialState.COMPLETE]
+    return states[finished[-1] + 1 if finished else 0 :].count(TrialState.PRUNED)
+
+
+def tally(trials: Sequence[FrozenTrial], evaluations: Mapping[str, Evaluation]) -> Tally:
+    """Return where a study stands.
+
+    Args:
+        trials: All its trials.
+        evaluations: What is known under its protocol, by architecture id.
+    """
+    trials = [trial for trial in trials if not was_cut_off(trial)]
+    return Tally(
+        finished=len({id_of(trial) for trial in trials if trial.state == TrialState.COMPLETE}),
+        rejected=_last_rejected(trials),
+        running=sum(trial.state == TrialState.RUNNING for trial in trials),
+        waiting=sum(trial.state == TrialState.WAITING for trial in trials),
+        known=[_known(trial, evaluations.get(id_of(trial))) for trial in trials],
+    )

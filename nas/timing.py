@@ -1,0 +1,156 @@
+"""What an architecture costs where it will run: timed alone on its device against the bare backbone, and counted."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from nas import placement, proxy
+from nas.architecture import Architecture
+from nas.complexity import count, nominal_ms
+from nas.evaluation import Cost, EvaluationError, Latency
+from nas.latency import Runtime, lock_name, measure
+from nas.locks import DeviceLock
+from nas.protocol import Protocol
+from nas.trainer import Trainer, batch_of, build
+
+TARGET = 0.005
+"""Half width of the interval of the latency ratio at which sampling stops."""
+ATTEMPTS = 2
+"""So many times an unstable latency is measured; the narrowest interval stays."""
+
+
+class Timer:
+    """Measures what architectures cost under one protocol. Nothing is trained for it, and nothing is kept."""
+
+    def __init__(self, trainer: Trainer, device: torch.device | None = None) -> None:
+        """Say what is timed, and where.
+
+        Args:
+            trainer: Has the protocol, and knows the backbones.
+            device: The device that ``protocol.latency_device`` names; None for the trainer's.
+        """
+        protocol = trainer.protocol
+        self._trainer = trainer
+        self._device = device or trainer.device
+        self._lock = DeviceLock(lock_name(self._device))
+        self._benches: dict[str, _Bench] = {}
+        self._protocol = dataclasses.replace(
+            protocol,
+            resolution=protocol.latency_resolution or protocol.resolution,
+            device=protocol.latency_device or protocol.device,
+            channels_last=protocol.channels_last and self._device.type in ("cpu", "cuda"),
+        )
+
+    def check(self, backbone: str) -> None:
+        """Run the bare backbone once as it will be timed.
+
+        Raises:
+            ValueError: If it cannot run on images of that size, or the runtime is not there.
+            EvaluationError: If the runtime cannot run it.
+        """
+        bench = self._bench(backbone)
+        try:
+            with torch.inference_mode(), proxy.autocast(bench.protocol, self._device):
+                bench.runtime.begin()
+                bench.runtime.fresh(bench.bare)()
+        except RuntimeError as error:
+            raise EvaluationError(f"{backbone} cannot be timed: {_first_line(error)}") from error
+
+    def __call__(self, architecture: Architecture) -> Cost:
+        """Return what an architecture costs.
+
+        Raises:
+            EvaluationError: If the runtime cannot run it.
+            RuntimeError: If the memory does not suffice.
+        """
+        bench = self._bench(architecture.backbone)
+        protocol, size = bench.protocol, self._protocol.latency_batch_size
+        model = build(architecture, protocol, self._device, plan=bench.plan)
+        complexity = count(model, (protocol.channels, protocol.resolution, protocol.resolution))
+        found: list[Latency] = []
+        try:
+            while len(found) < ATTEMPTS and (not found or found[-1].unstable):
+                found.append(self._time(model, bench))
+        except RuntimeError as error:
+            if proxy.is_out_of_memory(error):
+                raise
+            raise EvaluationError(f"it cannot be timed: {_first_line(error)}") from error
+        latency = min(found, key=lambda each: each.ratio_high - each.ratio_low)
+        return Cost(
+            latency=latency if architecture.placements else _of_itself(latency),
+            reference_ms=latency.bare_ms,
+            parameters=complexity.parameters,
+            macs=complexity.macs,
+            memory_bytes=complexity.weight_bytes + size * complexity.activation_bytes,
+            nominal_ms=nominal_ms(complexity, self._device.type, size),
+        )
+
+    def _time(self, model: nn.Module, bench: _Bench) -> Latency:
+        protocol = bench.protocol
+        with self._lock.timing():
+            return measure(
+                model,
+                bench.bare,
+                batch=bench.batch,
+                device_words=protocol.device,
+                runtime=bench.runtime,
+                precision=protocol.precision,
+                target=TARGET,
+                max_seconds=protocol.latency_seconds,
+            )
+
+    def _bench(self, backbone: str) -> _Bench:
+        """Return what every timing of a backbone's architectures needs; made once."""
+        if backbone not in self._benches:
+            protocol, plan = self._protocol, self._trainer.plan
+            bare = Architecture(backbone=backbone)
+            if protocol.resolution != self._trainer.protocol.resolution:
+                fitted = placement.fit_kwargs(
+                    backbone,
+                    num_classes=protocol.num_classes,
+                    in_channels=protocol.channels,
+                    resolution=protocol.resolution,
+                    model_kwargs={key: value for key, value in protocol.model_kwargs.items() if key != "img_size"},
+                )
+                protocol = dataclasses.replace(protocol, model_kwargs=fitted)
+            model = build(bare, protocol, self._device).eval()
+            same = protocol.model_kwargs == self._trainer.protocol.model_kwargs
+            batch = batch_of(protocol, self._device, protocol.latency_batch_size)
+            self._benches[backbone] = _Bench(
+                protocol=protocol,
+                plan=plan(backbone) if same else placement.plan_of(model),
+                bare=model,
+                batch=batch,
+                runtime=Runtime(protocol.latency_runtime, batch, protocol.precision),
+            )
+        return self._benches[backbone]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bench:
+    protocol: Protocol
+    """As it is timed: with the resolution, the device and the model arguments of the timing."""
+    plan: placement.Plan
+    bare: nn.Module
+    batch: torch.Tensor
+    runtime: Runtime
+
+
+def _of_itself(latency: Latency) -> Latency:
+    """Return the latency of the bare backbone: its ratio to itself is 1, whatever the clock said.
+
+    What the clock said stays in the interval, where it tells how far other ratios may be wrong. Left as the ratio, it
+    would move the one point that all others are compared with.
+    """
+    return dataclasses.replace(
+        latency, ratio=1.0, ratio_low=min(1.0, latency.ratio_low), ratio_high=max(1.0, latency.ratio_high)
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

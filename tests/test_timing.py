@@ -1,0 +1,192 @@
+"""What an architecture costs: in which runtime, at which resolution, and measured again where the machine was busy."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from nas import placement, timing
+from nas.architecture import Architecture, Placement
+from nas.data import load as load_data
+from nas.evaluate import Evaluator
+from nas.evaluation import EvaluationError, Latency
+from nas.latency import Runtime, RuntimeMissingError, measure
+from nas.placement import BackboneError
+from nas.protocol import Protocol
+from nas.store import Store
+from nas.timing import ATTEMPTS, Timer
+from nas.trainer import Trainer
+
+CPU = torch.device("cpu")
+BARE = Architecture(backbone="test_resnet")
+SE = Architecture(backbone="test_resnet", placements=(Placement(stage=2, block="se"),))
+PROTOCOL = Protocol(
+    data="digits",
+    data_hash="0",
+    split_seed=0,
+    num_classes=10,
+    channels=1,
+    resolution=16,
+    epochs=1,
+    batch_size=64,
+    latency_seconds=0.05,
+)
+
+
+def trainer(**changes: Any) -> Trainer:
+    data = load_data("digits", limit=300, resolution=16).search()
+    return Trainer(data, dataclasses.replace(PROTOCOL, **changes), CPU)
+
+
+@pytest.fixture
+def _once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take what the clock says, however busy this machine is."""
+    monkeypatch.setattr(timing, "ATTEMPTS", 1)
+
+
+def latency(**changes: Any) -> Latency:
+    figures = {"median_ms": 2.0, "low_ms": 2.0, "high_ms": 2.0, "bare_ms": 1.0, "ratio": 2.0}
+    known = Latency(**figures, ratio_low=1.9, ratio_high=2.1, n=9, batch_size=1, device="cpu")
+    return dataclasses.replace(known, **changes)
+
+
+@pytest.mark.usefixtures("_once")
+def test_costs_are_those_of_the_resolution_that_is_timed() -> None:
+    small, large = (Timer(trainer(latency_resolution=size))(SE) for size in (16, 32))
+    assert (small.latency.resolution, large.latency.resolution) == (16, 32)
+    assert large.macs > 3 * small.macs
+    assert large.parameters == small.parameters
+    assert large.memory_bytes > small.memory_bytes > 4 * small.parameters
+    assert small.reference_ms == small.latency.bare_ms
+
+
+@pytest.mark.usefixtures("_once")
+def test_a_backbone_is_made_for_the_resolution_that_is_timed() -> None:
+    made_for = placement.fit_kwargs("test_vit", num_classes=10, in_channels=1, resolution=32)
+    both = trainer(latency_resolution=48, resolution=32, model_kwargs=made_for)
+    vit = Architecture(backbone="test_vit", placements=(Placement(stage=1, block="se"),))
+    assert Timer(both)(vit).latency.resolution == 48
+
+
+@pytest.mark.usefixtures("_once")
+def test_memory_grows_with_the_images_in_a_pass() -> None:
+    one, four = (Timer(trainer(latency_batch_size=size))(SE) for size in (1, 4))
+    assert one.memory_bytes < four.memory_bytes < 4 * one.memory_bytes
+    assert (one.latency.batch_size, four.latency.batch_size) == (1, 4)
+
+
+def test_a_resolution_that_cannot_be_timed_is_found_at_once() -> None:
+    with pytest.raises(BackboneError, match="vgg11_bn does not run on images of 1 x 8 x 8"):
+        Timer(trainer(latency_resolution=8)).check("vgg11_bn")
+
+
+def test_an_unstable_latency_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [latency(unstable=True, ratio_high=high) for high in (3.0, 2.5)]
+    queue = iter([*found, latency(), latency(unstable=True)])
+    monkeypatch.setattr(timing, "measure", lambda *_, **__: next(queue))
+    timer = Timer(trainer())
+    assert timer(SE).latency == found[1]  # none was stable: the narrowest
+    assert timer(SE).latency == latency()
+    assert len(found) == ATTEMPTS
+
+
+def test_a_known_cost_is_used_unless_it_is_unstable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'cache.db'}")
+    store.create()
+    queue = iter([latency(unstable=True)] * ATTEMPTS + [latency(bare_ms=5.0)])
+    monkeypatch.setattr(timing, "measure", lambda *_, **__: next(queue))
+    first = Evaluator(trainer(), store)(SE)
+    assert first.latency.unstable
+    second = Evaluator(trainer(epochs=2), store)(SE)  # another protocol, whose latencies are the same
+    assert second.latency == latency(bare_ms=5.0)
+    assert second.reference_ms == first.reference_ms == 1.0
+    third = Evaluator(trainer(epochs=3), store)(SE)  # the queue is empty: nothing is measured any more
+    assert third.latency == second.latency
+
+
+def test_protocols_that_time_alike_share_their_latencies() -> None:
+    key = PROTOCOL.latency_hash
+    for same in ({"epochs": 9}, {"learning_rate": 1.0}, {"weights": "a"}, {"latency_resolution": PROTOCOL.resolution}):
+        assert dataclasses.replace(PROTOCOL, **same).latency_hash == key  # type: ignore[arg-type]
+    for other in (
+        {"latency_batch_size": 2},
+        {"latency_resolution": 32},
+        {"resolution": 32},
+        {"latency_runtime": "compile"},
+        {"latency_device": "tpu"},
+        {"precision": "bfloat16"},
+        {"num_classes": 3},
+        {"model_kwargs": {"drop_rate": 0.1}},
+    ):
+        assert dataclasses.replace(PROTOCOL, **other).latency_hash != key  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("runtime", ["eager", pytest.param("compile", marks=pytest.mark.slow), "onnxruntime"])
+def test_runtimes_run_the_model_itself(runtime: str) -> None:
+    if runtime == "onnxruntime":
+        pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+        pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    torch.manual_seed(0)
+    bare = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
+    candidate = nn.Sequential(nn.Conv2d(1, 64, 3), nn.ReLU(), *(nn.Conv2d(64, 64, 3, padding=1) for _ in range(3)))
+    batch = torch.randn(1, 1, 32, 32)
+    maker = Runtime(runtime, batch, "float32")
+    result = measure(candidate, bare, batch=batch, device_words="cpu", runtime=maker, max_seconds=0.2)
+    assert result.ratio > 1.5  # a hundred times the work; no clock is that wrong
+    assert result.conditions["runtime"] == runtime
+    kept = weakref.ref(candidate)
+    del candidate
+    gc.collect()
+    assert kept() is None
+
+
+def test_what_a_runtime_cannot_run_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Odd(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if float(x.sum()) > 0 else -x
+
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    batch = torch.randn(1, 1, 8, 8)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="the export to ONNX fails: "):
+        Runtime("onnxruntime", batch, "float32").fresh(Odd())
+    timer = Timer(trainer(latency_runtime="onnxruntime"))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no such operator\nmore")
+
+    monkeypatch.setattr(Runtime, "fresh", fail)
+    with pytest.raises(EvaluationError, match=r"^test_resnet cannot be timed: no such operator$"):
+        timer.check("test_resnet")
+    with pytest.raises(EvaluationError, match=r"^it cannot be timed: no such operator$"):
+        timer(SE)
+
+
+def test_a_runtime_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = torch.zeros(1, 1, 8, 8)
+    with pytest.raises(ValueError, match="runtime must be one of eager, compile, onnxruntime, but got 'tflite'"):
+        Runtime("tflite", batch, "float32")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RuntimeMissingError, match="needs onnxruntime: pip install onnxruntime onnxscript"):
+        Runtime("onnxruntime", batch, "float32")
+
+
+def test_onnxruntime_takes_single_precision() -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    with pytest.raises(RuntimeMissingError, match="takes the precision float32, but got bfloat16"):
+        Runtime("onnxruntime", torch.zeros(1, 1, 8, 8), "bfloat16")
+
+
+@pytest.mark.usefixtures("_once")
+def test_the_bare_backbone_is_its_own_measure() -> None:
+    cost = Timer(trainer())(BARE)
+    assert cost.latency.ratio == 1.0
+    assert cost.latency.ratio_low <= 1.0 <= cost.latency.ratio_high
