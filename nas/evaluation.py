@@ -123,6 +123,12 @@ class EvaluationError(Exception):
     """An architecture could not be evaluated; the message is the reason that the study records."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class where it has none."""
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def wilson_interval(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
     """Return the Wilson score interval of a share observed on ``n`` cases (95 % at ``z`` = 1.96).
 

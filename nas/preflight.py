@@ -10,7 +10,7 @@ from torch import nn
 from nas import attention, batches, placement, proxy
 from nas.architecture import Architecture
 from nas.attention.options import OptionValue, options_text
-from nas.evaluation import EvaluationError
+from nas.evaluation import EvaluationError, first_line
 from nas.protocol import Protocol
 from nas.space import ResolvedSpace, Site
 from nas.trainer import Trainer, batch_of
@@ -34,7 +34,7 @@ def preflight(space: ResolvedSpace, trainer: Trainer) -> None:
                 bare.train()(batch)  # what drops at random runs in training alone
         except (RuntimeError, ValueError) as error:
             size = f"{protocol.channels}x{protocol.resolution}x{protocol.resolution}"
-            raise EvaluationError(f"{backbone} cannot run on a {size} image: {_first_line(error)}") from error
+            raise EvaluationError(f"{backbone} cannot run on a {size} image: {first_line(error)}") from error
         for site in sites:
             distinct = dict.fromkeys(shapes[site.stage.index, site.position])
             for shape, (block, options) in itertools.product(distinct, _one_of_each(site)):
@@ -44,7 +44,7 @@ def preflight(space: ResolvedSpace, trainer: Trainer) -> None:
                     _try(module, shape, protocol, device)
                 except (RuntimeError, ValueError) as error:
                     where = f"stage {site.stage.index} of {backbone} on a map of {tuple(shape)}, {site.position}"
-                    raise EvaluationError(f"{call} cannot run at {where}: {_first_line(error)}") from error
+                    raise EvaluationError(f"{call} cannot run at {where}: {first_line(error)}") from error
 
 
 def _one_of_each(site: Site) -> list[tuple[str, dict[str, OptionValue]]]:
@@ -74,8 +74,3 @@ def _try(block: nn.Module, shape: torch.Size, protocol: Protocol, device: torch.
     (gradient,) = torch.autograd.grad(output.float().sum(), image)
     if not bool(output.isfinite().all()) or not bool(gradient.isfinite().all()):
         raise RuntimeError("output and gradient must be finite, but are not")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nas.data import Splits
     from nas.seeds import Replicate
     from nas.space import ResolvedSpace, SearchSpace
+    from nas.timing import Timer
     from nas.trainer import Trainer
 
 
@@ -67,12 +68,11 @@ def search(
     declared = declared_space(settings)
     from nas.evaluate import Evaluator  # torch and timm, once the cheap mistakes are ruled out
     from nas.replicate import Replicator
-    from nas.timing import Timer
 
     splits, trainer, timed = _prepared(settings, declared, on_weights)
     (backbone,) = declared.backbones
     resolved = declared.resolve({backbone: trainer.plan(backbone).stages})
-    _checked(resolved, trainer, timed)
+    timer = _checked(resolved, trainer, timed)
     files.check_folder(settings.studies)
     trainer = _warmed(trainer, settings, backbone, on_weights)
     study = Study.create(
@@ -83,7 +83,7 @@ def search(
         limits=settings.limits,
         inputs=settings.inputs,
     )
-    evaluator = Evaluator(trainer, study.store, Timer(trainer, timed), settings.limits)
+    evaluator = Evaluator(trainer, study.store, timer, settings.limits)  # a warm start changes nothing in the timing
     files.replace(settings.folder / "split.json", json.dumps(splits.record()).encode())
 
     def after_trial(study: Study) -> None:
@@ -153,8 +153,8 @@ def _prepared(
     return splits, Trainer(splits.search(), protocol, device, weights), timed
 
 
-def _checked(resolved: ResolvedSpace, trainer: Trainer, timed: torch.device) -> None:
-    """Run once whatever will be trained or timed, so that it fails now if it fails.
+def _checked(resolved: ResolvedSpace, trainer: Trainer, timed: torch.device) -> Timer:
+    """Run once whatever will be trained or timed, so that it fails now if it fails; return what will time it.
 
     Raises:
         ValueError: If the backbone cannot be timed as is asked for.
@@ -164,8 +164,10 @@ def _checked(resolved: ResolvedSpace, trainer: Trainer, timed: torch.device) -> 
     from nas.timing import Timer
 
     preflight(resolved, trainer)
+    timer = Timer(trainer, timed)
     for backbone in resolved.sites:
-        Timer(trainer, timed).check(backbone)
+        timer.check(backbone)
+    return timer
 
 
 def _warmed(trainer: Trainer, settings: Settings, backbone: str, on_weights: Callable[[str], None] | None) -> Trainer:

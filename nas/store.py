@@ -165,11 +165,7 @@ class Store:
 
     def get(self, architecture: Architecture, protocol_hash: str) -> Evaluation | None:
         """Return what is known of an architecture under a protocol."""
-        query = sa.select(_EVALUATIONS.c.json).where(
-            _EVALUATIONS.c.architecture_id == architecture.id, _EVALUATIONS.c.protocol_hash == protocol_hash
-        )
-        with self._engine.connect() as connection:
-            text = connection.execute(query).scalar_one_or_none()
+        text = self._json(_EVALUATIONS, {"architecture_id": architecture.id, "protocol_hash": protocol_hash})
         return None if text is None else Evaluation.from_json(text)
 
     def put(self, architecture: Architecture, protocol_hash: str, evaluation: Evaluation) -> None:
@@ -188,9 +184,7 @@ class Store:
 
     def cost(self, architecture: Architecture, latency_hash: str) -> Cost | None:
         """Return what is known to be the cost of an architecture; the hash is ``Protocol.latency_hash``."""
-        query = sa.select(_COSTS.c.json).filter_by(architecture_id=architecture.id, latency_hash=latency_hash)
-        with self._engine.connect() as connection:
-            text = connection.execute(query).scalar_one_or_none()
+        text = self._json(_COSTS, {"architecture_id": architecture.id, "latency_hash": latency_hash})
         return None if text is None else Cost.from_json(text)
 
     def put_cost(self, architecture: Architecture, latency_hash: str, cost: Cost) -> None:
@@ -213,9 +207,7 @@ class Store:
         Raises:
             StorageError: If the database does not hold it.
         """
-        with self._engine.connect() as connection:
-            query = sa.select(_ARCHITECTURES.c.json).where(_ARCHITECTURES.c.id == identifier)
-            text = connection.execute(query).scalar_one_or_none()
+        text = self._json(_ARCHITECTURES, {"id": identifier})
         if text is None:
             raise StorageError(f"the database names the architecture {identifier}, but does not hold it")
         return Architecture.from_json(text)
@@ -230,11 +222,8 @@ class Store:
 
     def replicate(self, architecture: Architecture, protocol_hash: str, kind: str) -> Replicate | None:
         """Return one training of an architecture; the hash is that of the protocol with its seed and its epochs."""
-        query = sa.select(_REPLICATES.c.json).filter_by(
-            architecture_id=architecture.id, protocol_hash=protocol_hash, kind=kind
-        )
-        with self._engine.connect() as connection:
-            text = connection.execute(query).scalar_one_or_none()
+        key = {"architecture_id": architecture.id, "protocol_hash": protocol_hash, "kind": kind}
+        text = self._json(_REPLICATES, key)
         return None if text is None else Replicate.from_json(text)
 
     def put_replicate(
@@ -281,6 +270,12 @@ class Store:
         """Remove a worker that ended in order."""
         with self._engine.begin() as connection:
             connection.execute(sa.delete(_WORKERS).where(_WORKERS.c.id == worker))
+
+    def _json(self, table: sa.Table, key: dict[str, str]) -> str | None:
+        """Return the JSON of the row with this key, if there is one."""
+        with self._engine.connect() as connection:
+            text: str | None = connection.execute(sa.select(table.c.json).filter_by(**key)).scalar_one_or_none()
+        return text
 
     def _insert_once(self, table: sa.Table, key: dict[str, str], values: dict[str, object]) -> None:
         """Insert a row unless its key is there already, whoever put it there."""

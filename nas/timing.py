@@ -11,7 +11,7 @@ from torch import nn
 from nas import placement, proxy
 from nas.architecture import Architecture
 from nas.complexity import count, nominal_ms
-from nas.evaluation import Cost, EvaluationError, Latency
+from nas.evaluation import Cost, EvaluationError, Latency, first_line
 from nas.latency import Runtime, lock_name, measure
 from nas.locks import DeviceLock
 from nas.protocol import Protocol
@@ -58,7 +58,7 @@ class Timer:
                 bench.runtime.begin()
                 bench.runtime.fresh(bench.bare)()
         except RuntimeError as error:
-            raise EvaluationError(f"{backbone} cannot be timed: {_first_line(error)}") from error
+            raise EvaluationError(f"{backbone} cannot be timed: {first_line(error)}") from error
 
     def __call__(self, architecture: Architecture) -> Cost:
         """Return what an architecture costs.
@@ -78,7 +78,7 @@ class Timer:
         except RuntimeError as error:
             if proxy.is_out_of_memory(error):
                 raise
-            raise EvaluationError(f"it cannot be timed: {_first_line(error)}") from error
+            raise EvaluationError(f"it cannot be timed: {first_line(error)}") from error
         latency = min(found, key=lambda each: each.ratio_high - each.ratio_low)
         return Cost(
             latency=latency if architecture.placements else _of_itself(latency),
@@ -149,8 +149,3 @@ def _of_itself(latency: Latency) -> Latency:
     return dataclasses.replace(
         latency, ratio=1.0, ratio_low=min(1.0, latency.ratio_low), ratio_high=max(1.0, latency.ratio_high)
     )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -6,26 +6,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import small
 import torch
 import torch.nn.functional as F
 
 from nas import batches, proxy
 from nas.data import SearchData, load
 from nas.placement import create
-from nas.protocol import Protocol
 from nas.trainer import Trainer
 
 CPU = torch.device("cpu")
-PROTOCOL = Protocol(
-    data="digits",
-    data_hash="0" * 16,
-    split_seed=0,
-    num_classes=10,
-    channels=1,
-    resolution=16,
-    epochs=2,
-    batch_size=32,
-)
+PROTOCOL = replace(small.PROTOCOL, batch_size=32)
 
 
 @pytest.fixture(scope="module")

@@ -7,22 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import small
 
 from nas.protocol import Protocol
 
 NEWER = {"mirror_validation": False, "average_epochs": 1, "compile": False, "warm_epochs": 0}
-PROTOCOL = Protocol(
-    data="digits",
-    data_hash="0" * 16,
-    split_seed=0,
-    num_classes=10,
-    channels=1,
-    resolution=16,
-    epochs=3,
-    batch_size=64,
-    augmentation="shift+flip",
-    weights="some",
-)
+PROTOCOL = replace(small.PROTOCOL, epochs=3, augmentation="shift+flip", weights="some")
 
 
 def test_what_was_written_before_a_field_was_there_has_its_default() -> None:

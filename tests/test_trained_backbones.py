@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small
 import timm
 import torch
 from torch import Tensor, nn
@@ -26,17 +27,7 @@ from nas.store import Store
 from nas.trainer import Trainer
 
 CPU = torch.device("cpu")
-PROTOCOL = Protocol(
-    data="digits",
-    data_hash="0" * 16,
-    split_seed=0,
-    num_classes=10,
-    channels=1,
-    resolution=16,
-    epochs=1,
-    batch_size=32,
-    latency_seconds=0.02,
-)
+PROTOCOL = dataclasses.replace(small.PROTOCOL, epochs=1, batch_size=32, latency_seconds=0.02)
 ARCHITECTURE = Architecture(
     backbone="test_resnet",
     placements=(Placement(stage=2, block="bam"), Placement(stage=4, block="se", position="in_residual")),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small
 import torch
 from torch import nn
 
@@ -26,17 +27,7 @@ from nas.trainer import Trainer
 CPU = torch.device("cpu")
 BACKBONE = "test_resnet"
 BARE = Architecture(backbone=BACKBONE)
-PROTOCOL = Protocol(
-    data="digits",
-    data_hash="0" * 16,
-    split_seed=0,
-    num_classes=10,
-    channels=1,
-    resolution=16,
-    epochs=1,
-    batch_size=32,
-    channels_last=True,
-)
+PROTOCOL = replace(small.PROTOCOL, epochs=1, batch_size=32, channels_last=True)
 
 
 @pytest.fixture(scope="module")
