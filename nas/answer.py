@@ -193,6 +193,15 @@ def count_text(count: int) -> str:
     return str(count)
 
 
+def change_text(row: Row, bare: Row | None) -> str:
+    """Return how parameters, multiply-accumulates and latency differ from the bare backbone's; nothing for itself."""
+    if bare is None or row.trial == bare.trial:
+        return ""
+    counts = {"parameters": (row.parameters, bare.parameters), "MACs": (row.macs, bare.macs)}
+    parts = [f"{name} {mine / base - 1:+.1%}" for name, (mine, base) in counts.items() if base]
+    return ", ".join([*parts, f"latency {row.latency_ratio - 1:+.1%}"])
+
+
 def front_table(rows: Iterable[Row]) -> str:
     """Return the front as plain text, fastest first, and the controls that are dominated beneath it."""
     rows = list(rows)

@@ -8,15 +8,14 @@ import platform
 import timm
 import torch
 
-from nas import proxy
 from nas.architecture import Architecture
-from nas.evaluation import Cost, Evaluation, EvaluationError, wilson_interval
+from nas.evaluation import Cost, Evaluation, wilson_interval
 from nas.latency import lock_name
 from nas.limits import BeyondLimitsError, Limits
 from nas.locks import DeviceLock
 from nas.store import Store
 from nas.timing import Timer
-from nas.trainer import Trainer
+from nas.trainer import Trainer, within_memory
 
 
 class Evaluator:
@@ -53,16 +52,7 @@ class Evaluator:
         if evaluation is not None:
             self._check(architecture, evaluation)
             return evaluation
-        try:
-            evaluation = self._measure(architecture)
-        except RuntimeError as error:
-            if not proxy.is_out_of_memory(error):
-                raise
-        if evaluation is None:
-            # Outside the handler: the caught error kept the frames alive that held the tensors.
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
-            raise EvaluationError(f"out of memory on {self._protocol.device}")
+        evaluation = within_memory(lambda: self._measure(architecture), self._trainer)
         self._store.put(architecture, self._protocol.hash, evaluation)
         return evaluation
 

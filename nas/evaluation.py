@@ -43,6 +43,10 @@ class Latency:
     """Rounds, each with new copies of both models; the interval of the ratio is that between rounds."""
     unstable: bool = False
     """Whether the interval stayed so wide that the ratio should not be relied on: the machine was busy."""
+    graph_ms: float | None = None
+    """Median time of one replay of the candidate as a CUDA graph, in milliseconds; ``None`` where there is none."""
+    graph_ratio: float | None = None
+    """Ratio of that to the bare backbone's replay: what a block costs where nothing waits for Python."""
     conditions: Mapping[str, str] = field(default_factory=dict)
     """Runtime and precision, and what the device said of itself: load, clocks, driver."""
 

@@ -5,7 +5,36 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+
+SHARE = 0.02
+"""Largest share of the time that :class:`Sparing` spends."""
+
+
+class Sparing:
+    """Does something again and again, but only as often as it takes a small share of the time."""
+
+    def __init__(self, work: Callable[[], object], share: float = SHARE) -> None:
+        """Say what to do.
+
+        Args:
+            work: What to do.
+            share: Largest share of the time that it may take, above 0.
+        """
+        self._work = work
+        self._share = share
+        self._next = -float("inf")
+
+    def __call__(self, *, now: bool = False) -> None:
+        """Do it, unless it was done so lately that it would take more than its share; ``now`` does it in any case."""
+        started = time.monotonic()
+        if not now and started < self._next:
+            return
+        self._work()
+        ended = time.monotonic()
+        self._next = ended + (ended - started) / self._share
 
 
 def check_folder(folder: str | Path) -> None:

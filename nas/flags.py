@@ -128,7 +128,9 @@ def _search_flags(parser: argparse.ArgumentParser) -> None:
         help="after_stage, in_residual, replace: where blocks may stand, instead of the space's own",
     )
     ask.add_argument("--init", choices=("identity", "paper"), help="how blocks start, instead of the space's own")
-    ask.add_argument("--sampler", default="auto", metavar="NAME", help="auto, gp, tpe, nsga2 or random (default: auto)")
+    ask.add_argument(
+        "--sampler", default="auto", metavar="NAME", help="auto, additive, gp, tpe, nsga2 or random (default: auto)"
+    )
     ask.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything drawn (default: 0)")
     _data_flags(parser.add_argument_group("data"))
     _training_flags(parser.add_argument_group("proxy training"))
@@ -239,6 +241,13 @@ def _device_flags(device: argparse._ArgumentGroup) -> None:
     )
     device.add_argument(
         "--precision", metavar="NAME", help="float32 or bfloat16 (default: bfloat16 on a GPU that has it)"
+    )
+    device.add_argument(
+        "--workers-per-device",
+        type=int,
+        default=1,
+        metavar="K",
+        help="processes that train at once; a latency is measured alone all the same (default: 1)",
     )
 
 

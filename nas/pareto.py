@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
 
-from nas.answer import accuracy_text, count_text, ms_text, probability_text, ratio_text, recommend, seed_half_width
+from nas.answer import (
+    accuracy_text,
+    change_text,
+    count_text,
+    ms_text,
+    probability_text,
+    ratio_text,
+    recommend,
+    seed_half_width,
+)
 from nas.front import BARE, Row, bare_row, front, mark_front
 
 PLOT_SIZES_PX = ((290.0, 330.0), (1090.0, 420.0))
@@ -42,6 +51,8 @@ class ParetoData:
     """Finished trials that are neither on the front nor a control."""
     front: list[Row]
     """The front, from the fastest to the slowest; controls may be among it."""
+    bare: Row | None
+    """The bare backbone, if it has finished."""
     controls: list[Row]
     """The bare backbone first, then the uniform controls."""
     recommended: Row | None
@@ -69,6 +80,7 @@ def pareto_data(rows: Iterable[Row]) -> ParetoData:
     return ParetoData(
         others=[row for row in rows if not (row.on_front or row.control)],
         front=front(rows),
+        bare=bare,
         controls=controls,
         recommended=recommend(rows).row if rows else None,
         stages=tuple(sorted({placement.stage for row in rows for placement in row.architecture.placements})),
@@ -154,7 +166,7 @@ def label(row: Row) -> str:
     return row.control.removesuffix(" everywhere")
 
 
-def hover_text(row: Row, stages: Sequence[int]) -> str:
+def hover_text(row: Row, stages: Sequence[int], bare: Row | None = None) -> str:
     """Return what the plot tells about one row, one line per stage; every name is escaped."""
     blocks: dict[int, list[str]] = {stage: [] for stage in stages}
     for placement in row.architecture.placements:
@@ -168,6 +180,8 @@ def hover_text(row: Row, stages: Sequence[int]) -> str:
     lines += [f"accuracy {accuracy_text(row)} %{seeds}", f"latency {ms_text(row.latency_ms)} ms"]
     lines += [f"ratio to bare {ratio_text(row)}"]
     lines += [f"{count_text(row.parameters)} parameters, {count_text(row.macs)} MACs"]
+    if changed := change_text(row, bare):
+        lines += [changed]
     if row.front_probability is not None:
         lines += [f"on the front with probability {probability_text(row)}"]
     return "<br>".join(lines)

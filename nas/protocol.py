@@ -161,6 +161,11 @@ class Protocol:
         timed = {name: value for name, value in self.to_dict().items() if name in _TIMED or name.startswith("latency_")}
         return _hash({**timed, "latency_resolution": self.latency_resolution or self.resolution})
 
+    @property
+    def training_hash(self) -> str:
+        """Sixteen hexadecimal digits that two protocols share exactly when they train the same networks alike."""
+        return _hash({name: value for name, value in self.to_dict().items() if not name.startswith("latency_")})
+
 
 _TIMED = ("num_classes", "channels", "model_kwargs", "precision", "channels_last", "seed", "device", "software")
 """Fields, besides those that begin with ``latency_``, on which a latency depends."""

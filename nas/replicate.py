@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-
 from nas import proxy
 from nas.architecture import Architecture
 from nas.data import Split
 from nas.evaluate import versions
-from nas.evaluation import EvaluationError
 from nas.latency import lock_name
 from nas.locks import DeviceLock
 from nas.seeds import Replicate, family
 from nas.store import Store
-from nas.trainer import Trainer
+from nas.trainer import Trainer, within_memory
 
 
 class Replicator:
@@ -44,21 +41,11 @@ class Replicator:
             EvaluationError: If it cannot be trained: no memory left, a loss that is not finite.
         """
         trainer = self._trainer.under(seed=seed, epochs=epochs or self._trainer.protocol.epochs)
-        hashed = trainer.protocol.hash
+        hashed = trainer.protocol.training_hash
         found = self._store.replicate(architecture, hashed, "val" if self._test is None else "val+test")
         if found is not None:
             return found
-        replicate: Replicate | None = None
-        try:
-            replicate = self._train(architecture, trainer)
-        except RuntimeError as error:
-            if not proxy.is_out_of_memory(error):
-                raise
-        if replicate is None:
-            # Outside the handler: the caught error kept the frames alive that held the tensors.
-            if trainer.device.type == "cuda":
-                torch.cuda.empty_cache()
-            raise EvaluationError(f"out of memory on {trainer.protocol.device}")
+        replicate = within_memory(lambda: self._train(architecture, trainer), trainer)
         self._store.put_replicate(architecture, hashed, replicate, family=family(trainer.protocol))
         return replicate
 

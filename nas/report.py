@@ -15,7 +15,7 @@ from typing import Any
 
 from nas import files
 from nas.answer import accuracy_text, count_text, legend, ms_text, probability_text, ratio_text, recommend
-from nas.front import BARE, Row, front, mark_front
+from nas.front import BARE, Row, bare_row, front, mark_front
 from nas.pareto import ParetoData, accuracy_interval, hover_text, label, latency_interval, pareto_data
 
 FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "latency_ms", "latency_ratio", "ratio_low", "ratio_high")
@@ -74,7 +74,7 @@ def _points(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _dots(data: ParetoData, rows: Sequence[Row], name: str, marker: dict[str, Any]) -> dict[str, Any]:
     outlined = {"line": {"color": "white" if name != "bare backbone" else BLACK, "width": 1}, **marker}
-    text = [hover_text(row, data.stages) for row in rows]
+    text = [hover_text(row, data.stages, data.bare) for row in rows]
     return {**_points(rows), "name": escape(name), "marker": outlined, "hovertext": text, "hoverinfo": "text"}
 
 
@@ -177,10 +177,11 @@ def _table(rows: Sequence[Row]) -> str:
     beaten = sorted((row for row in rows if row.control and not row.on_front), key=lambda row: -row.accuracy)
     best = recommend(rows).row.trial
     names = _TABLE_NAMES if rows[0].seed_error is None else (*_TABLE_NAMES[:-1], "seeds", "on front", "placements")
-    lines = "".join(_table_row(row, names, row.trial == best) for row in members)
+    bare = bare_row(rows)
+    lines = "".join(_table_row(row, names, row.trial == best, bare) for row in members)
     if beaten:
         lines += f'<tr class="break"><td colspan="{len(names)}">controls that are not on the front</td></tr>'
-        lines += "".join(_table_row(row, names, row.trial == best) for row in beaten)
+        lines += "".join(_table_row(row, names, row.trial == best, bare) for row in beaten)
     header = "".join(f"<th>{name}</th>" for name in names)
     title = f"<h2>Front: {len(members)} of {len(rows)} finished trials</h2>"
     notes = ["From the fastest to the slowest; [low, high] is the 95 % interval.", legend(rows)]
@@ -188,13 +189,15 @@ def _table(rows: Sequence[Row]) -> str:
     return f"{title}<table><thead><tr>{header}</tr></thead><tbody>{lines}</tbody></table>"
 
 
-def _table_row(row: Row, names: Sequence[str], recommended: bool) -> str:
+def _table_row(row: Row, names: Sequence[str], recommended: bool, bare: Row | None) -> str:
     badges = [escape("bare backbone" if row.control == BARE else row.control)] if row.control else []
     badges += ["recommended"] if recommended else []
     number = " ".join([str(row.trial), *(f'<span class="badge">{badge}</span>' for badge in badges)])
     words = escape(row.architecture.describe()).replace("; ", "<br>") if row.control != BARE else "none"
     cells = [number, accuracy_text(row), ms_text(row.latency_ms), ratio_text(row)]
     cells += [count_text(row.parameters), count_text(row.macs)]
+    if bare is not None and bare.macs and row is not bare:
+        cells[-1] += f" ({row.macs / bare.macs - 1:+.1%})"
     cells += [str(row.seeds), probability_text(row), words] if row.seed_error is not None else [words]
     shown = (f'<td data-name="{name}"><span>{cell}</span></td>' for name, cell in zip(names, cells, strict=True))
     return f"<tr{' class=best' if recommended else ''}>{''.join(shown)}</tr>"

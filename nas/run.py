@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -14,6 +17,7 @@ from nas.confirm import with_probabilities
 from nas.protocol import Protocol
 from nas.settings import Settings, declared_space, made_for_data, make_protocol
 from nas.study import Confirmation, Outcome, RunFailed, Study, confirm, run
+from nas.workers import crew
 
 T = TypeVar("T")
 
@@ -47,8 +51,12 @@ def search(
     on_start: Callable[[Study], None] | None = None,
     on_trial: Callable[[Study], None] | None = None,
     on_replicate: Callable[[Architecture, Replicate], None] | None = None,
+    alone: bool = False,
 ) -> Result:
-    """Search, and keep the study's files up to date: front.csv, pareto.html, best.json, split.json.
+    """Search, and write the study's files: front.csv, pareto.html, best.json, split.json.
+
+    They are written again after a trial, unless that would take more than :data:`nas.files.SHARE` of the time; and at
+    the end, be it Ctrl-C.
 
     Everything that can be wrong with the settings is found before anything is written and before anything is trained;
     only that a study was begun from another warm start is found when that is there.
@@ -57,8 +65,9 @@ def search(
         settings: What is asked for.
         on_weights: Called with what trained weights were loaded or made, and how much of the backbone they cover.
         on_start: Called once, before the first trial.
-        on_trial: Called after every finished or failed trial, when the files are written.
-        on_replicate: Called after every training with a further seed, when the files are written.
+        on_trial: Called after every finished or failed trial.
+        on_replicate: Called after every training with a further seed.
+        alone: Start no further processes, whatever the settings say, and train nothing with further seeds.
 
     Raises:
         ValueError: If something is wrong with the settings, the data, the space, the backbone or the storage.
@@ -86,47 +95,77 @@ def search(
     evaluator = Evaluator(trainer, study.store, timer, settings.limits)  # a warm start changes nothing in the timing
     files.replace(settings.folder / "split.json", json.dumps(splits.record()).encode())
 
+    keep_up = files.Sparing(lambda: write_files(study, settings.folder))
+
     def after_trial(study: Study) -> None:
-        write_files(study, settings.folder)
+        keep_up()
         if on_trial is not None:
             on_trial(study)
 
     def after_replicate(architecture: Architecture, replicate: Replicate) -> None:
-        write_files(study, settings.folder)
+        keep_up()
         if on_replicate is not None:
             on_replicate(architecture, replicate)
 
-    write_files(study, settings.folder)
+    keep_up(now=True)
     if on_start is not None:
         on_start(study)
     try:
-        outcome = run(
-            study,
-            evaluator,
-            space=resolved,
-            budget=settings.budget,
-            sampler=settings.sampler,
-            seed=settings.seed,
-            on_trial=after_trial,
-        )
+        with _quick_collections(), crew(_help, settings, 0 if alone else settings.workers_per_device - 1):
+            outcome = run(
+                study,
+                evaluator,
+                space=resolved,
+                budget=settings.budget,
+                sampler=settings.sampler,
+                seed=settings.seed,
+                on_trial=after_trial,
+            )
         confirmation = confirm(
             study,
             Replicator(trainer, study.store),
-            repeats=settings.repeats,
-            further=settings.confirm,
+            repeats=0 if alone else settings.repeats,
+            further=0 if alone else settings.confirm,
             on_replicate=after_replicate,
         )
+    except (KeyboardInterrupt, RunFailed):
+        keep_up(now=True)
+        raise
     except ValueError as error:  # the settings were checked: whatever is wrong now is not theirs
         raise RunFailed(f"{type(error).__name__}: {error}") from error
-    write_files(study, settings.folder)
+    keep_up(now=True)
     return Result(study=study, outcome=outcome, confirmation=confirmation)
+
+
+@contextmanager
+def _quick_collections() -> Iterator[None]:
+    """Keep what is there already out of the garbage collector's sight while the context lasts.
+
+    torch, timm and Optuna are a million objects that live for ever. To walk through them takes 0.3 s, which every
+    timing pays, as it collects before it begins.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _help(settings: Settings) -> None:
+    """Work on a study as one of several processes."""
+    search(settings, alone=True).study.close()
 
 
 def _prepared(
     settings: Settings, declared: SearchSpace, on_weights: Callable[[str], None] | None
 ) -> tuple[Splits, Trainer, torch.device]:
     """Return the data, the trainer under the protocol that follows from all, and the device that is timed."""
+    import torch
+
     from nas import data, placement, proxy
+    from nas.latency import device_words
+    from nas.threads import threads_of_torch
     from nas.trainer import Trainer
 
     (backbone,) = declared.backbones
@@ -150,7 +189,12 @@ def _prepared(
     protocol = make_protocol(
         settings, splits, device, timed=timed, model_kwargs=made_for["model_kwargs"], weights=weights
     )
-    return splits, Trainer(splits.search(), protocol, device, weights), timed
+    threads = None
+    if device.type == "cpu" and settings.workers_per_device > 1:
+        threads = max(1, torch.get_num_threads() // settings.workers_per_device)
+        with threads_of_torch(threads):  # another number of threads rounds otherwise
+            protocol = dataclasses.replace(protocol, device=device_words(device))
+    return splits, Trainer(splits.search(), protocol, device, weights, threads=threads), timed
 
 
 def _checked(resolved: ResolvedSpace, trainer: Trainer, timed: torch.device) -> Timer:

@@ -143,5 +143,5 @@ def _seeds(protocol: Protocol, count: int, skip: int) -> list[int]:
 
 
 def family(protocol: Protocol) -> str:
-    """Return the hash that protocols share exactly if they differ in nothing but seed and epochs."""
-    return dataclasses.replace(protocol, seed=0, epochs=1).hash
+    """Return the hash that protocols share exactly if their trainings differ in nothing but seed and epochs."""
+    return dataclasses.replace(protocol, seed=0, epochs=1).training_hash

@@ -102,8 +102,10 @@ class Settings:
     """What runs the models that are timed: ``eager``, ``compile`` or ``onnxruntime``."""
     device: str = "auto"
     """``auto``, ``cuda``, ``cuda:1``, ``mps`` or ``cpu``."""
+    workers_per_device: int = 1
+    """Processes that train on the device at once."""
     sampler: str = "auto"
-    """``auto``, ``gp``, ``tpe``, ``nsga2`` or ``random``."""
+    """``auto``, ``additive``, ``gp``, ``tpe``, ``nsga2`` or ``random``."""
     seed: int = 0
     """Seed of the split, the weights, the training and the proposals."""
     repeats: int = 3
@@ -125,7 +127,9 @@ class Settings:
         for name in ("repeats", "confirm"):
             if not 0 <= getattr(self, name) <= MOST_SEEDS:
                 raise ValueError(f"{name} must be between 0 and {MOST_SEEDS} seeds, but got {getattr(self, name)}")
-        resolve_sampler(self.sampler, known=0)
+        if self.workers_per_device < 1:
+            raise ValueError(f"workers per device must be at least 1, but got {self.workers_per_device}")
+        resolve_sampler(self.sampler)
         if self.positions is not None and not self.positions:
             raise ValueError("positions must name at least one position, or be left out")
         if self.pretrained and self.checkpoint is not None:

@@ -19,8 +19,6 @@ from nas.trainer import Trainer, batch_of, build
 
 TARGET = 0.005
 """Half width of the interval of the latency ratio at which sampling stops."""
-ATTEMPTS = 2
-"""So many times an unstable latency is measured; the narrowest interval stays."""
 
 
 class Timer:
@@ -71,15 +69,12 @@ class Timer:
         protocol, size = bench.protocol, self._protocol.latency_batch_size
         model = build(architecture, protocol, self._device, plan=bench.plan)
         complexity = count(model, (protocol.channels, protocol.resolution, protocol.resolution))
-        found: list[Latency] = []
         try:
-            while len(found) < ATTEMPTS and (not found or found[-1].unstable):
-                found.append(self._time(model, bench))
+            latency = self._time(model, bench)
         except RuntimeError as error:
             if proxy.is_out_of_memory(error):
                 raise
             raise EvaluationError(f"it cannot be timed: {first_line(error)}") from error
-        latency = min(found, key=lambda each: each.ratio_high - each.ratio_low)
         return Cost(
             latency=latency if architecture.placements else _of_itself(latency),
             reference_ms=latency.bare_ms,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -13,7 +13,11 @@ from torch import nn
 from nas import batches, placement, proxy
 from nas.architecture import Architecture
 from nas.data import SearchData
+from nas.evaluation import EvaluationError
 from nas.protocol import Protocol
+from nas.threads import threads_of_torch
+
+T = TypeVar("T")
 
 _META = torch.device("meta")
 
@@ -27,6 +31,7 @@ class Trainer:
         protocol: Protocol,
         device: torch.device,
         weights: placement.Weights | None = None,
+        threads: int | None = None,
     ) -> None:
         """Bring the data to the device, if they leave it room to train.
 
@@ -35,6 +40,7 @@ class Trainer:
             protocol: How to build and train.
             device: The device that ``protocol.device`` names.
             weights: The trained weights that ``protocol.weights`` names.
+            threads: Threads of the CPU that a training may take; None for torch's own number.
 
         Raises:
             ValueError: If the weights are not those of the protocol, or the protocol asks for torch.compile and it does
@@ -46,6 +52,7 @@ class Trainer:
         self.protocol = protocol
         self.device = device
         self.weights = weights
+        self.threads = threads
         self._plans: dict[str, placement.Plan] = {}
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -62,7 +69,7 @@ class Trainer:
         return self._other(weights, {"weights": weights.words, **changes})
 
     def _other(self, weights: placement.Weights | None, changes: dict[str, Any]) -> Trainer:
-        other = Trainer(self.data, dataclasses.replace(self.protocol, **changes), self.device, weights)
+        other = Trainer(self.data, dataclasses.replace(self.protocol, **changes), self.device, weights, self.threads)
         other._plans = self._plans
         return other
 
@@ -91,9 +98,27 @@ class Trainer:
         blocks = placement.blocks(model)
         if self.protocol.freeze_backbone:
             _freeze(model, blocks)
-        return proxy.train(
-            model, self.data, self.protocol, device=self.device, blocks=blocks, on_epoch=on_epoch, turn=turn
-        )
+        with threads_of_torch(self.threads):
+            return proxy.train(
+                model, self.data, self.protocol, device=self.device, blocks=blocks, on_epoch=on_epoch, turn=turn
+            )
+
+
+def within_memory(work: Callable[[], T], trainer: Trainer) -> T:
+    """Return what work returns; what it held on the device is free again if the memory did not suffice.
+
+    Raises:
+        EvaluationError: If the memory did not suffice.
+    """
+    try:
+        return work()
+    except RuntimeError as error:
+        if not proxy.is_out_of_memory(error):
+            raise
+    # Outside the handler: the caught error kept the frames alive that held the tensors.
+    if trainer.device.type == "cuda":
+        torch.cuda.empty_cache()
+    raise EvaluationError(f"out of memory on {trainer.protocol.device}")
 
 
 def build(

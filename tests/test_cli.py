@@ -81,7 +81,7 @@ def failing(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--space", "defualt"], "unknown space 'defualt'; did you mean 'default'"),
         (["--data", "no/such/folder"], "no/such/folder"),
         (["--device", "tpu"], "device must be one of auto, "),
-        (["--sampler", "bayes"], "sampler must be one of auto, gp, tpe, nsga2, random, but got 'bayes'"),
+        (["--sampler", "bayes"], "sampler must be one of auto, additive, gp, tpe, nsga2, random, but got 'bayes'"),
         (["--study", "../up"], "a study's name must be letters"),
         (["--optimizer", "lion"], "optimizer must be one of sgd, adamw, but got 'lion'"),
         (["--precision", "int4"], "precision must be one of float32, bfloat16, but got 'int4'"),

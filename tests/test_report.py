@@ -224,6 +224,9 @@ def test_hover_tells_the_placement_of_every_stage() -> None:
         "ratio to bare 1.100 [1.080, 1.130]",
         "11.0 M parameters, 1.80 G MACs",
     ]
+    bare = replaced(row, trial=0, parameters=10_000_000, macs=1_797_000_000, latency_ratio=1.0)
+    assert hover_text(row, (1, 2, 4), bare).split("<br>")[-1] == "parameters +10.0%, MACs +0.2%, latency +10.0%"
+    assert hover_text(bare, (), bare).split("<br>")[-1].endswith("MACs")
 
 
 def test_figure_marks_front_controls_and_recommendation() -> None:

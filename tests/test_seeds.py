@@ -70,6 +70,7 @@ def test_a_family_shares_all_but_seed_and_epochs() -> None:
     other = dataclasses.replace(toy.PROTOCOL, seed=5, epochs=9)
     assert family(other) == family(toy.PROTOCOL)
     assert family(dataclasses.replace(other, batch_size=9)) != family(toy.PROTOCOL)
+    assert family(dataclasses.replace(other, latency_seconds=9.0)) == family(toy.PROTOCOL)  # trains the same
 
 
 def test_a_replicate_comes_back_as_it_was() -> None:

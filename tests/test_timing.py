@@ -21,7 +21,7 @@ from nas.latency import Runtime, RuntimeMissingError, measure
 from nas.placement import BackboneError
 from nas.protocol import Protocol
 from nas.store import Store
-from nas.timing import ATTEMPTS, Timer
+from nas.timing import Timer
 from nas.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -45,19 +45,12 @@ def trainer(**changes: Any) -> Trainer:
     return Trainer(data, dataclasses.replace(PROTOCOL, **changes), CPU)
 
 
-@pytest.fixture
-def _once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take what the clock says, however busy this machine is."""
-    monkeypatch.setattr(timing, "ATTEMPTS", 1)
-
-
 def latency(**changes: Any) -> Latency:
     figures = {"median_ms": 2.0, "low_ms": 2.0, "high_ms": 2.0, "bare_ms": 1.0, "ratio": 2.0}
     known = Latency(**figures, ratio_low=1.9, ratio_high=2.1, n=9, batch_size=1, device="cpu")
     return dataclasses.replace(known, **changes)
 
 
-@pytest.mark.usefixtures("_once")
 def test_costs_are_those_of_the_resolution_that_is_timed() -> None:
     small, large = (Timer(trainer(latency_resolution=size))(SE) for size in (16, 32))
     assert (small.latency.resolution, large.latency.resolution) == (16, 32)
@@ -67,7 +60,6 @@ def test_costs_are_those_of_the_resolution_that_is_timed() -> None:
     assert small.reference_ms == small.latency.bare_ms
 
 
-@pytest.mark.usefixtures("_once")
 def test_a_backbone_is_made_for_the_resolution_that_is_timed() -> None:
     made_for = placement.fit_kwargs("test_vit", num_classes=10, in_channels=1, resolution=32)
     both = trainer(latency_resolution=48, resolution=32, model_kwargs=made_for)
@@ -75,7 +67,6 @@ def test_a_backbone_is_made_for_the_resolution_that_is_timed() -> None:
     assert Timer(both)(vit).latency.resolution == 48
 
 
-@pytest.mark.usefixtures("_once")
 def test_memory_grows_with_the_images_in_a_pass() -> None:
     one, four = (Timer(trainer(latency_batch_size=size))(SE) for size in (1, 4))
     assert one.memory_bytes < four.memory_bytes < 4 * one.memory_bytes
@@ -87,20 +78,10 @@ def test_a_resolution_that_cannot_be_timed_is_found_at_once() -> None:
         Timer(trainer(latency_resolution=8)).check("vgg11_bn")
 
 
-def test_an_unstable_latency_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [latency(unstable=True, ratio_high=high) for high in (3.0, 2.5)]
-    queue = iter([*found, latency(), latency(unstable=True)])
-    monkeypatch.setattr(timing, "measure", lambda *_, **__: next(queue))
-    timer = Timer(trainer())
-    assert timer(SE).latency == found[1]  # none was stable: the narrowest
-    assert timer(SE).latency == latency()
-    assert len(found) == ATTEMPTS
-
-
 def test_a_known_cost_is_used_unless_it_is_unstable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(f"sqlite:///{tmp_path / 'cache.db'}")
     store.create()
-    queue = iter([latency(unstable=True)] * ATTEMPTS + [latency(bare_ms=5.0)])
+    queue = iter([latency(unstable=True), latency(bare_ms=5.0)])
     monkeypatch.setattr(timing, "measure", lambda *_, **__: next(queue))
     first = Evaluator(trainer(), store)(SE)
     assert first.latency.unstable
@@ -185,7 +166,6 @@ def test_onnxruntime_takes_single_precision() -> None:
         Runtime("onnxruntime", torch.zeros(1, 1, 8, 8), "bfloat16")
 
 
-@pytest.mark.usefixtures("_once")
 def test_the_bare_backbone_is_its_own_measure() -> None:
     cost = Timer(trainer())(BARE)
     assert cost.latency.ratio == 1.0

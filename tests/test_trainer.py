@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from small import CPU, PROTOCOL, few, small_net
+from torch import nn
 
 from nas import proxy
 from nas.architecture import Architecture, Placement
 from nas.data import SearchData
+from nas.evaluate import Evaluator
 from nas.evaluation import EvaluationError
+from nas.limits import BeyondLimitsError, Limits
+from nas.store import Store
 from nas.trainer import Trainer
 
 ARCHITECTURE = Architecture(
@@ -60,6 +67,49 @@ class TestMemory:
             assert len(alive) > 100
             assert [reference() for reference in alive] == [None] * len(alive)
 
+    @pytest.mark.slow
+    def test_evaluations_leave_no_tensor_behind(
+        self, few: SearchData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        short = replace(PROTOCOL, epochs=1, batch_size=50, calibration_images=50, latency_seconds=0.01)
+        store = Store(f"sqlite:///{tmp_path / 'cache.db'}")
+        store.create()
+        ends: dict[str, int] = dict.fromkeys(("", "non-finite loss", "out of memory", "beyond the limits"), 0)
+        alive: list[int] = []
+
+        def train(model: nn.Module, *arguments: Any, **named: Any) -> proxy.Curve:
+            if end == "out of memory":
+                model.get_submodule("layer4").register_forward_hook(_fail)
+            return inner(model, *arguments, **named)
+
+        inner = proxy.train
+        monkeypatch.setattr(proxy, "train", train)
+        trainers = {rate: Trainer(few, replace(short, learning_rate=rate), CPU) for rate in (0.1, 1e30)}
+        evaluators = {
+            end: Evaluator(
+                trainers[1e30 if end == "non-finite loss" else 0.1],
+                store,
+                limits=Limits(parameters=10) if end == "beyond the limits" else None,
+            )
+            for end in ends
+        }
+        for number in range(30):
+            end = list(ends)[number % len(ends)]
+            placed = Placement(
+                stage=1 + number % 4, block="se", options={"reduction": 2 + number}, position="in_residual"
+            )
+            try:
+                evaluators[end](Architecture(backbone="test_resnet", placements=(placed,)))
+                reason = ""
+            except (EvaluationError, BeyondLimitsError) as error:
+                reason = end if end in str(error) or isinstance(error, BeyondLimitsError) else str(error)
+            assert reason == end
+            ends[reason] += 1
+            if number >= 8:  # each evaluator has made what it keeps
+                alive.append(sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects()))
+        assert min(ends.values()) >= 7
+        assert max(alive) <= alive[0]
+
     @pytest.mark.gpu
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
     def test_memory_of_a_gpu_is_let_go(self, few: SearchData) -> None:
@@ -80,11 +130,8 @@ def trial(trainer: Trainer, number: int) -> list[weakref.ref[object]]:
     short = trainer.under(seed=number, epochs=1, batch_size=50, calibration_images=50, learning_rate=rate)
     model = short.build(ARCHITECTURE)
 
-    def fail(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-
     if end == "out of memory":
-        model.get_submodule("layer4").register_forward_hook(fail)
+        model.get_submodule("layer4").register_forward_hook(_fail)
     alive: list[weakref.ref[object]] = [weakref.ref(part) for part in (*model.modules(), *model.parameters())]
     if not end:
         short.train(model)
@@ -92,3 +139,7 @@ def trial(trainer: Trainer, number: int) -> list[weakref.ref[object]]:
         with pytest.raises(EvaluationError, match=end):
             short.train(model)
     return alive
+
+
+def _fail(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")

@@ -25,6 +25,7 @@ from torch import nn
 
 from nas.evaluation import Latency
 from nas.latency.device import state
+from nas.latency.graph import replay_of
 from nas.latency.interval import median_interval, trimmed_mean_interval
 from nas.latency.runtime import Run, Runtime
 from nas.protocol import PRECISIONS
@@ -36,13 +37,17 @@ MOST_REPEATS = 1000
 FEWEST_ROUNDS = 8
 """Fewest rounds: with fewer, the spread between them is a guess."""
 MOST_ROUNDS = 24
-"""Most rounds; each takes an equal share of ``max_seconds``, and at least one pair."""
+"""Most rounds in ``max_seconds``; each takes an equal share of them, and at least one pair."""
+OVERTIME = 2.0
+"""A result that would be unstable gets so many times the time, and the rounds that fill it."""
 WARM_UP_SHARE = 0.25
 """Longest warm-up of the first round, as a share of ``max_seconds``; it comes on top."""
 CALM_PASSES = 5
 """The warm-up ends when as many passes in a row brought no new best time of either model."""
 KEPT_BYTES = 2**28
 """Copies of earlier rounds stay alive up to this size together, so that new ones cannot take their place in memory."""
+GRAPH_PAIRS = 20
+"""Pairs of CUDA graphs, whose kernels follow one another without waiting for Python and scatter little."""
 UNSTABLE = 4.0
 """A result is unstable if half its interval is so many times wider than was asked for."""
 
@@ -84,7 +89,8 @@ def measure(
         runtime: One of :data:`nas.protocol.RUNTIMES`, or one made for this batch and precision, to be used again.
         precision: ``float32``, or ``bfloat16`` for autocast.
         target: Half width of the ratio's 95 % interval at which to stop.
-        max_seconds: Longest sampling, in seconds; a slow model still gets ``FEWEST_ROUNDS`` pairs.
+        max_seconds: Longest sampling, in seconds; a slow model still gets ``FEWEST_ROUNDS`` pairs, and what would be
+            unstable gets ``OVERTIME`` times as long.
         clock: Nanoseconds from any origin. CUDA samples are timed by events instead; the cap always follows the clock.
 
     Raises:
@@ -102,20 +108,30 @@ def measure(
         bench = _Bench(maker, candidate, bare, _sampler(batch.device, clock))
         repeats = bench.warm_up(limit_ns=int(limit_ns * WARM_UP_SHARE), clock=clock)
         start = clock()
-        while len(rounds) < MOST_ROUNDS:
+        while True:
             deadline = clock() + limit_ns // MOST_ROUNDS
             rounds.append(list(_until(deadline, bench.pairs(repeats), clock)))
-            if len(rounds) >= FEWEST_ROUNDS and (_half_width(rounds) <= target or clock() - start >= limit_ns):
+            if _enough(rounds, target, spent=max((clock() - start) / limit_ns, len(rounds) / MOST_ROUNDS)):
                 break
             bench.renew()
+        graphs = bench.replays(batch.device) if batch.device.type == "cuda" and maker.name == "eager" else []
     return _latency(
         rounds,
         repeats,
+        graphs,
         target=target,
         batch=batch,
         device=device_words,
         conditions={"runtime": maker.name, "precision": precision, **state(batch.device)},
     )
+
+
+def _enough(rounds: Sequence[Sequence[Pair]], target: float, spent: float) -> bool:
+    """Tell whether sampling may end, given how much of the time, or of the rounds that fill it, is spent."""
+    if len(rounds) < FEWEST_ROUNDS:
+        return False
+    half = _half_width(rounds)
+    return half <= target or (spent >= 1 and half <= UNSTABLE * target) or spent >= OVERTIME
 
 
 class _Bench:
@@ -162,16 +178,26 @@ class _Bench:
 
     def pairs(self, repeats: int) -> Iterator[Pair]:
         """Yield pairs for ever, begun by either model in turns: whatever happens between pairs must not favour one."""
-        sample = self._sample
-        for number in itertools.count(self._number):
-            if number % 2:
-                first = sample(self._mine, repeats)
-                base = (sample(self._base, repeats), sample(self._base, repeats))
-                yield (first, sample(self._mine, repeats)), base
-            else:
-                first = sample(self._base, repeats)
-                mine = (sample(self._mine, repeats), sample(self._mine, repeats))
-                yield mine, (first, sample(self._base, repeats))
+        yield from _in_turns(self._sample, self._mine, self._base, repeats, self._number)
+
+    def replays(self, device: torch.device) -> list[Pair]:
+        """Return pairs of both models' CUDA graphs; none where one of them cannot be captured."""
+        mine, base = replay_of(self._mine, device), replay_of(self._base, device)
+        if mine is None or base is None:
+            return []
+        return list(itertools.islice(_in_turns(self._sample, mine, base, 1, 0), GRAPH_PAIRS))
+
+
+def _in_turns(sample: Sampler, candidate: Run, bare: Run, repeats: int, start: int) -> Iterator[Pair]:
+    for number in itertools.count(start):
+        if number % 2:
+            first = sample(candidate, repeats)
+            base = (sample(bare, repeats), sample(bare, repeats))
+            yield (first, sample(candidate, repeats)), base
+        else:
+            first = sample(bare, repeats)
+            mine = (sample(candidate, repeats), sample(candidate, repeats))
+            yield mine, (first, sample(bare, repeats))
 
 
 def _until(deadline: int, pairs: Iterator[Pair], clock: Callable[[], int]) -> Iterator[Pair]:
@@ -260,9 +286,14 @@ def _sampler(device: torch.device, clock: Callable[[], int]) -> Sampler:
     return by_events
 
 
+def _ratio_of(pairs: Sequence[Pair]) -> float:
+    """Return the median over pairs of the quicker pass of the candidate over that of the bare backbone."""
+    return statistics.median(min(mine) / min(base) for mine, base in pairs)
+
+
 def _ratio(rounds: Sequence[Sequence[Pair]]) -> tuple[float, float, float]:
     """Return candidate time / bare time and the ends of its interval, from the median over the pairs of each round."""
-    ratios = [statistics.median(min(mine) / min(base) for mine, base in pairs) for pairs in rounds]
+    ratios = [_ratio_of(pairs) for pairs in rounds]
     # Of the logarithms: twice as slow is as far from 1 as twice as quick, and no end can be negative.
     centre, low, high = trimmed_mean_interval([math.log(ratio) for ratio in ratios])
     return math.exp(centre), math.exp(low), math.exp(high)
@@ -277,6 +308,7 @@ def _half_width(rounds: Sequence[Sequence[Pair]]) -> float:
 def _latency(
     rounds: Sequence[Sequence[Pair]],
     repeats: int,
+    graphs: Sequence[Pair],
     *,
     target: float,
     batch: torch.Tensor,
@@ -289,6 +321,7 @@ def _latency(
     base_ms = [duration / repeats / 1e6 for _, base in pairs for duration in base]
     low_ms, high_ms = median_interval(mine_ms)
     ratio, ratio_low, ratio_high = _ratio(rounds)
+    replays = [duration / 1e6 for mine, _ in graphs for duration in mine]
     return Latency(
         median_ms=statistics.median(mine_ms),
         low_ms=low_ms,
@@ -303,5 +336,7 @@ def _latency(
         batch_size=len(batch),
         resolution=batch.shape[-1],
         device=device,
+        graph_ms=statistics.median(replays) if graphs else None,
+        graph_ratio=_ratio_of(graphs) if graphs else None,
         conditions=conditions,
     )

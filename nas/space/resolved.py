@@ -84,6 +84,34 @@ class ResolvedSpace:
                 placements.append(self._placement(site, block=block, options=options))
         return Architecture(backbone=backbone, placements=tuple(placements))
 
+    def by_stage(self, backbone: str) -> list[list[Placement]]:
+        """Return what may stand at each stage of a backbone, equal networks once: all but leaving it empty."""
+        return [list(self._placements(sites)) for sites in self._by_stage(backbone)]
+
+    def answers(self, architecture: Architecture) -> dict[str, Any] | None:
+        """Return the answers to ``choose`` that lead to an architecture; None if the space does not contain it."""
+        if architecture.backbone not in self.sites:
+            return None
+        placed = {placement.stage: placement for placement in architecture.placements}
+        wanted: dict[str, Any] = {"backbone": architecture.backbone}
+        for sites in self._by_stage(architecture.backbone):
+            name, placement = self._stage_name(architecture.backbone, sites[0]), placed.get(sites[0].stage.index)
+            if placement is None:
+                wanted[f"{name}.block"] = NONE
+                continue
+            wanted[f"{name}.block"] = REMOVE if placement.block == NONE else placement.block
+            wanted[f"{name}.{placement.block}.position"] = placement.position
+            for site in sites:
+                prefix = self._options_name(architecture.backbone, site, placement.block)
+                wanted |= {f"{prefix}.{option}": value for option, value in placement.options.items()}
+        asked: dict[str, Any] = {}
+
+        def choose(name: str, options: Sequence[Any]) -> Any:
+            asked[name] = wanted[name] if wanted.get(name) in options else options[0]
+            return asked[name]
+
+        return asked if self.sample(choose) == architecture else None
+
     def controls(self) -> list[Control]:
         """Return the bare backbone and the uniform controls of every backbone, the bare ones first.
 

@@ -76,7 +76,7 @@ def run(
     """
     if budget < 1:
         raise ValueError(f"the budget must be at least 1 trial, but got {budget}")
-    resolve_sampler(sampler, known=0)
+    resolve_sampler(sampler)
     alike: list[optuna.Trial] = []
     last = ""
     with Worker(study.store) as worker:

@@ -39,7 +39,7 @@ def evaluator(limits: Limits) -> tuple[Callable[[Architecture], Evaluation], lis
     return evaluate, trained
 
 
-@pytest.mark.parametrize("sampler", ["gp", "tpe", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", ["additive", "gp", "tpe", "nsga2", "random"])
 def test_the_budget_is_spent_within_the_limits(sampler: str, tmp_path: Path) -> None:
     study = create(tmp_path, TWO_BLOCKS)
     evaluate, trained = evaluator(TWO_BLOCKS)

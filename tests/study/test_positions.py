@@ -24,7 +24,7 @@ def search(sampler: str, count: int, **arguments: tuple[str, ...]) -> list[Propo
     return proposals
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "gp", "additive"])
 def test_proposals_are_distinct_repeatable_and_follow_from_their_parameters(sampler: str) -> None:
     count = 14 if sampler == "gp" else 40
     proposals = search(sampler, count, positions=POSITIONS)

@@ -1,0 +1,40 @@
+"""CUDA graphs: the kernels of a pass without the time that Python takes to launch them."""
+
+from __future__ import annotations
+
+import torch
+
+from nas.latency.runtime import Run
+
+WARM_UP = 3
+"""Passes before a capture: libraries initialise, and cuDNN chooses its kernels, which must not be captured."""
+
+
+def replay_of(run: Run, device: torch.device) -> Run | None:
+    """Return the replay of a captured pass, or None where it cannot be captured: it waits for the device, say.
+
+    Source: PyTorch's notes on CUDA semantics, section CUDA graphs.
+
+    Args:
+        run: One pass on the device, always over the same tensors.
+        device: A CUDA device.
+    """
+    with torch.cuda.device(device):
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                run()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                kept = run()  # the graph writes its result into this tensor, which must live as long
+        except RuntimeError:
+            torch.cuda.synchronize()
+            return None
+
+    def replay(_kept: object = kept) -> None:
+        graph.replay()
+
+    return replay

@@ -1,0 +1,73 @@
+"""Several processes that work on one study at once: one small training leaves most of a large GPU idle.
+
+Each of them searches as if it were alone: it resumes the study, and together they stop at the budget. Latencies are
+measured one at a time all the same, as :class:`nas.locks.DeviceLock` keeps the others waiting meanwhile.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 30
+"""How long a process that was told to end may take before it is killed."""
+
+
+@contextmanager
+def crew(work: Callable[[T], None], argument: T, count: int) -> Iterator[None]:
+    """Have so many further processes work while the context lasts.
+
+    When it ends they are waited for; when it ends by an exception, Ctrl-C among them, they are told to end. One that
+    fails or is killed leaves its trial to the others, and a line on stderr.
+
+    Args:
+        work: What each of them does; a function of a module, as it is looked up by its name there.
+        argument: What it is given.
+        count: How many processes.
+    """
+    # Spawned and not forked: a forked child cannot use CUDA, and inherits locks that nobody in it will release.
+    context = multiprocessing.get_context("spawn")
+    processes: list[SpawnProcess] = []
+    try:
+        for number in range(2, count + 2):
+            process = context.Process(target=_run, args=(work, argument), name=f"worker {number}")
+            process.start()
+            processes.append(process)
+        yield
+        for process in processes:
+            process.join()
+    except BaseException:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join(PATIENCE_SECONDS)
+            process.kill()
+        raise
+    for process in processes:
+        if process.exitcode:
+            print(f"{process.name} of {count + 1} ended with status {process.exitcode}", file=sys.stderr)
+
+
+def _run(work: Callable[[T], None], argument: T) -> None:
+    """Work, and end in order when told to: the trial in hand is queued again."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        work(argument)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:  # the first line tells what the first process will say at length if it is its fault too
+        print(f"{multiprocessing.current_process().name}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,234 @@
+"""The model of a space: its vectors and features, what it learns from few trials, and the gain that it expects."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import toy
+
+from nas.architecture import Architecture, Placement
+from nas.front import non_dominated
+from nas.study.encoding import Encoding, Floats, Ints
+from nas.study.gain import STARTUP, Gain, Observed, suggest
+from nas.study.surrogate import EXACT, Model
+
+BLOCKS = ("se", "eca", "cbam", "simam")
+
+
+@pytest.fixture(scope="module")
+def encoding() -> Encoding:
+    return Encoding(toy.space(BLOCKS))
+
+
+def drawn(encoding: Encoding, count: int, seed: int = 0) -> Ints:
+    vectors = encoding.draw(count, 0.4, np.random.default_rng(seed))
+    return np.unique(vectors, axis=0)
+
+
+def effects(encoding: Encoding, seed: int) -> Floats:
+    """Return the effect of each feature, drawn as the model takes them to be."""
+    return np.random.default_rng(seed).standard_normal(encoding.tables[0][0].shape[1])
+
+
+def observed(vectors: Ints, accuracy: Floats, latency: Floats, excess: Floats | None = None) -> Observed:
+    none = np.empty((len(vectors), 0))
+    return Observed(vectors=vectors, accuracy=accuracy, nominal_ms=latency, excess=none if excess is None else excess)
+
+
+class TestEncoding:
+    @pytest.mark.parametrize("positions", [("after_stage",), ("in_residual", "replace"), ("replace", "after_stage")])
+    def test_vectors_architectures_and_answers_name_the_same(self, positions: tuple[str, ...]) -> None:
+        space = toy.space((*BLOCKS, "ge", "sk"), positions=positions)
+        encoding = Encoding(space)
+        vectors = drawn(encoding, 200)
+        assert len(vectors) > 150
+        for vector in vectors:
+            architecture = encoding.architecture(vector)
+            found = encoding.vector(architecture.id, lambda made=architecture: made)
+            assert found is not None
+            assert found.tolist() == vector.tolist()
+            answers = space.answers(architecture)
+            assert answers is not None
+            assert space.sample(lambda name, _options, known=answers: known[name]) == architecture
+
+    def test_everything_in_the_space_has_a_vector(self) -> None:
+        space = toy.space(("se", "simam"), stages=(0, 2))
+        encoding = Encoding(space)
+        vectors = {encoding.vector(each.id, lambda made=each: made).tobytes() for each in space.enumerate()}
+        assert len(vectors) == space.size()
+
+    def test_what_the_space_lacks_has_none(self, encoding: Encoding) -> None:
+        other = Architecture(backbone="toy", placements=(Placement(stage=0, block="gc"),))
+        assert encoding.vector(other.id, lambda: other) is None
+        assert toy.space(BLOCKS).answers(other) is None
+        stranger = Architecture(backbone="another")
+        assert encoding.vector(stranger.id, lambda: stranger) is None
+
+    def test_features_say_what_two_have_in_common(self, encoding: Encoding) -> None:
+        def row(*placed: tuple[int, str, dict[str, object]]) -> Floats:
+            placements = tuple(
+                Placement(stage=stage, block=block, options=options, init="identity")
+                for stage, block, options in placed
+            )
+            architecture = Architecture(backbone="toy", placements=placements).canonical(toy.STAGES)
+            vector = encoding.vector(architecture.id, lambda: architecture)
+            assert vector is not None
+            return encoding.rows(vector[None])[0]
+
+        mine = row((1, "se", {"reduction": 8}))
+        assert not row().any()
+        ordered = [
+            mine @ other
+            for other in (
+                row((1, "se", {"reduction": 8})),
+                row((1, "se", {"reduction": 16})),
+                row((2, "se", {"reduction": 8})),
+                row((2, "eca", {})),
+            )
+        ]
+        assert ordered == sorted(ordered, reverse=True)
+        assert len(set(ordered)) == 4
+        assert mine @ row((1, "eca", {})) > 0
+        two = row((1, "se", {"reduction": 8}), (2, "eca", {}))
+        assert two == pytest.approx(mine + row((2, "eca", {})))
+
+    def test_neighbours_differ_in_one_stage(self, encoding: Encoding) -> None:
+        vector = drawn(encoding, 5)[0]
+        near = encoding.neighbours(vector)
+        assert ((near != vector).sum(axis=1) == 1).all()
+        assert len(np.unique(near, axis=0)) == len(near) == sum(len(options) - 1 for options in encoding.stages[0])
+
+
+class TestModel:
+    def test_a_sum_of_effects_is_learnt_from_fewer_trials_than_it_has_effects(self, encoding: Encoding) -> None:
+        vectors = drawn(encoding, 300)
+        rows = encoding.rows(vectors)
+        shares = []
+        for seed in range(5):
+            values = rows @ effects(encoding, seed)
+            few = np.random.default_rng(seed).permutation(len(rows))[:40]
+            mean, _ = Model(rows[few], values[few], (EXACT,)).predict(rows)
+            rest = np.setdiff1d(np.arange(len(rows)), few)
+            shares.append(np.var(values[rest] - mean[rest]) / np.var(values[rest]))
+        assert rows.shape[1] > 40
+        assert np.median(shares) < 0.15
+
+    def test_its_intervals_hold_the_truth(self, encoding: Encoding) -> None:
+        vectors = drawn(encoding, 300)
+        rows = encoding.rows(vectors)
+        inside = []
+        for seed in range(10):
+            generator = np.random.default_rng(seed)
+            truth = rows @ effects(encoding, seed)
+            noise = 0.5 * truth.std()
+            few = generator.permutation(len(rows))[:40]
+            mean, deviation = Model(rows[few], truth[few] + noise * generator.standard_normal(40)).predict(rows)
+            inside.append((np.abs(mean - truth) < 1.96 * deviation).mean())
+        assert 0.85 < np.mean(inside) < 0.995
+
+    def test_equal_values_are_no_reason_to_fail(self, encoding: Encoding) -> None:
+        rows = encoding.rows(drawn(encoding, 20))
+        mean, deviation = Model(rows, np.full(len(rows), 0.5)).predict(rows)
+        assert mean == pytest.approx(0.5)
+        assert np.isfinite(deviation).all()
+        assert (deviation > 0).all()
+
+
+class TestGain:
+    def test_it_is_the_expected_growth_of_the_area(self, encoding: Encoding) -> None:
+        generator = np.random.default_rng(3)
+        vectors = drawn(encoding, 24, seed=5)
+        rows = encoding.rows(vectors)
+        latency = 1 + 0.1 * np.abs(rows @ effects(encoding, 1))
+        accuracy = 0.8 + 0.02 * rows @ effects(encoding, 2) + 0.01 * generator.standard_normal(len(rows))
+        gain = Gain(encoding, observed(vectors, accuracy, latency))
+        others = drawn(encoding, 30, seed=6)
+        mean, deviation = gain._accuracy.predict(encoding.rows(others))
+        middle, doubt = gain._latency.predict(encoding.rows(others))
+        low, members, slow = gain._edges[0], gain._edges[1:-1], gain._heights[-1]
+        front = list(zip(members, gain._heights[:-1], strict=True))
+        assert non_dominated(front) == [True] * len(front)
+        expected = gain(others)
+        for number in range(len(others)):
+            draws = generator.standard_normal((2, 20_000))
+            a, h = mean[number] + deviation[number] * draws[0], middle[number] + doubt[number] * draws[1]
+            grown = np.array([growth(front, x, y, low, slow) for x, y in zip(a, h, strict=True)])
+            assert expected[number] == pytest.approx(grown.mean(), abs=4 * grown.std() / np.sqrt(len(grown)) + 1e-9)
+
+    def test_it_is_small_where_a_limit_is_likely_to_be_passed(self, encoding: Encoding) -> None:
+        vectors = drawn(encoding, 60)
+        rows = encoding.rows(vectors)
+        latency = 1 + 0.1 * np.abs(rows @ effects(encoding, 1))
+        accuracy = 0.8 + 0.01 * rows @ effects(encoding, 2)
+        excess = latency[:, None] / 1.2 - 1
+        beyond = excess[:, 0] > 0
+        assert 5 < beyond.sum() < 55
+        known = np.where(beyond, np.nan, accuracy)
+        free = Gain(encoding, observed(vectors, known, latency))
+        bound = Gain(encoding, observed(vectors, known, latency, excess))
+        others = drawn(encoding, 200, seed=9)
+        far = 1 + 0.1 * np.abs(encoding.rows(others) @ effects(encoding, 1)) > 1.3
+        assert bound(others)[far].sum() < 0.5 * free(others)[far].sum()
+
+
+def growth(front: list[tuple[float, float]], a: float, h: float, low: float, slow: float) -> float:
+    """Return by how much the dominated area grows: what the new point covers, strip by strip."""
+    area, below = 0.0, low
+    for accuracy, latency in [*front, (np.inf, slow)]:
+        area += max(0.0, min(a, accuracy) - below) * max(0.0, latency - h)
+        below = accuracy
+    return area
+
+
+class TestSuggestions:
+    def known(self, encoding: Encoding, count: int, accuracy: object = None) -> Observed:
+        vectors = drawn(encoding, count)[:count]
+        rows = encoding.rows(vectors)
+        latency = 1 + 0.05 * (vectors[:, 1:] > 0).sum(axis=1)
+        return observed(vectors, 0.8 + 0.01 * rows @ effects(encoding, 4), latency)
+
+    def test_they_are_new_and_repeatable(self, encoding: Encoding) -> None:
+        known = self.known(encoding, 30)
+        found = [suggest(encoding, known, seed) for seed in (0, 0, 1)]
+        assert all(vector is not None for vector in found)
+        assert found[0].tolist() == found[1].tolist()
+        assert {vector.tobytes() for vector in found}.isdisjoint({vector.tobytes() for vector in known.vectors})
+
+    def test_the_first_ones_show_every_block_and_every_stage(self, encoding: Encoding) -> None:
+        vectors = np.zeros((1, 5), dtype=np.int64)
+        for seed in range(STARTUP - 1):
+            unknown = np.full(len(vectors), np.nan)
+            vector = suggest(encoding, observed(vectors, unknown, unknown), seed)
+            assert vector is not None
+            vectors = np.r_[vectors, vector[None]]
+        shown = [placement for vector in vectors for placement in encoding.architecture(vector).placements]
+        assert {placement.block for placement in shown} == set(BLOCKS)
+        assert {placement.stage for placement in shown} == set(range(4))
+        # Four architectures of four blocks: nearly all of them are shown somewhere new.
+        assert len({(placement.stage, placement.block) for placement in shown}) >= 12
+
+    def test_one_in_work_is_not_suggested_nor_its_like(self, encoding: Encoding) -> None:
+        known = self.known(encoding, 30)
+        first = suggest(encoding, known, 0)
+        assert first is not None
+        nan = np.array([np.nan])
+        waiting = observed(
+            np.r_[known.vectors, first[None]],
+            np.r_[known.accuracy, nan],
+            np.r_[known.nominal_ms, nan],
+            np.empty((len(known.vectors) + 1, 0)),
+        )
+        second = suggest(encoding, waiting, 0)
+        assert second is not None
+        assert second.tolist() != first.tolist()
+        # What is in work lowers what the same again would gain.
+        assert Gain(encoding, waiting)(first[None])[0] < Gain(encoding, known)(first[None])[0]
+
+    def test_nothing_is_suggested_where_all_is_known(self) -> None:
+        encoding = Encoding(toy.space(("simam",), stages=(0, 1)))
+        choices = [range(len(options)) for options in encoding.stages[0]]
+        vectors = np.array([(0, *rest) for rest in itertools.product(*choices)])
+        assert len(vectors) > STARTUP
+        assert suggest(encoding, observed(vectors, np.linspace(0, 1, len(vectors)), np.ones(len(vectors))), 0) is None
