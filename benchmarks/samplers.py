@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from nas.architecture import Architecture
+from nas.front import non_dominated
 from nas.space import ResolvedSpace
 from nas.study.encoding import Encoding
 from nas.study.sampler import Known, propose
@@ -89,11 +90,8 @@ class World:
 
 def front(points: Sequence[Point]) -> list[Point]:
     """Return the points that no other dominates, by latency."""
-    kept: list[Point] = []
-    for point in sorted(points, key=lambda each: (each[1], -each[0])):
-        if not kept or point[0] > kept[-1][0]:
-            kept.append(point)
-    return kept
+    kept = {point for point, on_front in zip(points, non_dominated(points), strict=True) if on_front}
+    return sorted(kept, key=lambda point: point[1])
 
 
 def area(points: Sequence[Point], reference: Point) -> float:

@@ -98,7 +98,7 @@ def recommend(rows: Iterable[Row]) -> Recommendation:
             sentence=f"{sentence}; the bare backbone was not evaluated, so it is open whether adding a block pays.",
         )
     gain, limit = _points(row.accuracy - bare.accuracy, noise(row, bare, max(1, len(others))))
-    sentence += f", with {row.macs / bare.macs - 1:+.1%} multiply-accumulates" if bare.macs else ""
+    sentence += f", with {percent_more(row.macs, bare.macs)} multiply-accumulates" if bare.macs else ""
     sentence += f"; it is {gain} percentage points more accurate than the bare backbone. "
     sentence += _limit(limit, row, bare, len(others))
     return Recommendation(row=row, sentence=sentence)
@@ -198,8 +198,13 @@ def change_text(row: Row, bare: Row | None) -> str:
     if bare is None or row.trial == bare.trial:
         return ""
     counts = {"parameters": (row.parameters, bare.parameters), "MACs": (row.macs, bare.macs)}
-    parts = [f"{name} {mine / base - 1:+.1%}" for name, (mine, base) in counts.items() if base]
-    return ", ".join([*parts, f"latency {row.latency_ratio - 1:+.1%}"])
+    parts = [f"{name} {percent_more(mine, base)}" for name, (mine, base) in counts.items() if base]
+    return ", ".join([*parts, f"latency {percent_more(row.latency_ratio, 1)}"])
+
+
+def percent_more(value: float, base: float) -> str:
+    """Return by how much a figure is larger than a base above 0, such as ``+0.2%``."""
+    return f"{value / base - 1:+.1%}"
 
 
 def front_table(rows: Iterable[Row]) -> str:

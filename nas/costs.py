@@ -31,6 +31,7 @@ from nas.architecture import Stage
 from nas.attention.options import OptionValue
 from nas.attention.spec import COSTS
 from nas.cost_table import Added, Cell, Costs
+from nas.evaluation import first_line
 from nas.latency import device_words, lock_name, median_interval
 from nas.locks import DeviceLock
 from nas.protocol import PRECISIONS
@@ -155,7 +156,7 @@ def _cell(name: str, stage: Stage, shape: torch.Size, bench: _Bench, limit_ns: i
             parameters, macs = spec.count(options, channels, height, width)
             added = bench.time(attention.build(name, channels), shape, limit_ns)
         except (RuntimeError, ValueError) as error:
-            note = (str(error).splitlines() or [type(error).__name__])[0]
+            note = first_line(error)
     return Cell(
         block=name,
         stage=stage,

@@ -128,8 +128,8 @@ class EvaluationError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class where it has none."""
-    lines = str(error).splitlines()
+    """Return the first line of an error's message that is not empty, or its class where it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 

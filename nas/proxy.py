@@ -20,7 +20,7 @@ from torch import nn
 
 from nas import batches, optimizer
 from nas.data import SearchData, Split
-from nas.evaluation import EvaluationError
+from nas.evaluation import EvaluationError, first_line
 from nas.protocol import Protocol
 
 
@@ -73,7 +73,7 @@ def train(
             size = f"batch size {protocol.batch_size} at {protocol.resolution}x{protocol.resolution}"
             reason = f"out of memory on {device} while training with {size}"
         elif _is_of_the_compiler(error):
-            reason = f"torch.compile cannot compile the training: {_first_line(error)}"
+            reason = f"torch.compile cannot compile the training: {first_line(error)}"
         else:
             raise
     # Outside the handler, because the caught error keeps the frames alive that hold the tensors.
@@ -239,7 +239,7 @@ def check_compiler(device: torch.device) -> None:
     except RuntimeError as error:
         if not _is_of_the_compiler(error):
             raise
-        raise ValueError(f"torch.compile does not work on this machine: {_first_line(error)}") from error
+        raise ValueError(f"torch.compile does not work on this machine: {first_line(error)}") from error
 
 
 def _compiled(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -252,11 +252,6 @@ def _compiled(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
 def _is_of_the_compiler(error: BaseException) -> bool:
     """Tell whether an error comes from torch.compile; its classes have no common, public base."""
     return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nas import files
-from nas.answer import accuracy_text, count_text, legend, ms_text, probability_text, ratio_text, recommend
+from nas.answer import accuracy_text, count_text, legend, ms_text, percent_more, probability_text, ratio_text, recommend
 from nas.front import BARE, Row, bare_row, front, mark_front
 from nas.pareto import ParetoData, accuracy_interval, hover_text, label, latency_interval, pareto_data
 
@@ -197,7 +197,7 @@ def _table_row(row: Row, names: Sequence[str], recommended: bool, bare: Row | No
     cells = [number, accuracy_text(row), ms_text(row.latency_ms), ratio_text(row)]
     cells += [count_text(row.parameters), count_text(row.macs)]
     if bare is not None and bare.macs and row is not bare:
-        cells[-1] += f" ({row.macs / bare.macs - 1:+.1%})"
+        cells[-1] += f" ({percent_more(row.macs, bare.macs)})"
     cells += [str(row.seeds), probability_text(row), words] if row.seed_error is not None else [words]
     shown = (f'<td data-name="{name}"><span>{cell}</span></td>' for name, cell in zip(names, cells, strict=True))
     return f"<tr{' class=best' if recommended else ''}>{''.join(shown)}</tr>"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr
 
+from nas.front import non_dominated
 from nas.study.encoding import Encoding, Floats, Ints
 from nas.study.surrogate import EXACT, Model
 
@@ -158,15 +159,14 @@ class Gain:
         self._find_front(observed.vectors[believed], self._accuracy.predict(rows[believed])[0], latency[believed])
 
     def _find_front(self, vectors: Ints, accuracy: Floats, latency: Floats) -> None:
-        order = np.lexsort((-accuracy, latency))
-        best = np.maximum.accumulate(accuracy[order])
-        on_front = order[np.r_[True, accuracy[order][1:] > best[:-1]]]
-        self.good = vectors[on_front]
-        a, h = accuracy[on_front], latency[on_front]  # both ascend
+        members = np.flatnonzero(non_dominated(list(zip(accuracy.tolist(), latency.tolist(), strict=True))))
+        members = members[np.argsort(latency[members], kind="stable")]
+        self.good = vectors[members]
+        a, h = accuracy[members], latency[members]  # both ascend
         low = a[0] - MARGIN * (max(np.ptp(a), np.std(accuracy)) or 1.0)
         slow = max(h[-1] + MARGIN * np.ptp(h), float(np.quantile(latency, 0.75)))
         self._edges = np.r_[low, a, np.inf]
-        self._heights = np.r_[h, max(slow, h[-1])]
+        self._heights = np.r_[h, slow]
 
     def __call__(self, vectors: Ints) -> Floats:
         """Return the expected gain of each vector, (n,)."""

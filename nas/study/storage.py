@@ -9,6 +9,7 @@ import filelock
 import optuna
 import sqlalchemy as sa
 
+from nas.evaluation import first_line
 from nas.locks import default_folder
 from nas.store import BUSY_TIMEOUT_SECONDS, StorageError, Store, check_ours, prepare_sqlite, sqlite_path
 
@@ -114,5 +115,4 @@ def _open(url: str) -> tuple[optuna.storages.RDBStorage, Store]:
         return storage, Store(url)
     except (sa.exc.SQLAlchemyError, ImportError, RuntimeError) as error:
         shown = sa.make_url(url).render_as_string(hide_password=True)
-        reason = str(error).splitlines()[0]
-        raise StorageError(f"cannot use the database {shown}: {reason}") from error
+        raise StorageError(f"cannot use the database {shown}: {first_line(error)}") from error
