@@ -93,8 +93,9 @@ def of_a_search(arguments: argparse.Namespace) -> None:
 def of_a_long_study(arguments: argparse.Namespace) -> None:
     import toy
 
+    from nas.files import Sparing
     from nas.run import write_files
-    from nas.study import Study, run
+    from nas.study import run
 
     began: list[float] = []
 
@@ -102,13 +103,11 @@ def of_a_long_study(arguments: argparse.Namespace) -> None:
         began.append(time.perf_counter())
         return toy.evaluate(architecture)
 
-    def after(study: Study) -> None:
-        write_files(study, Path(folder) / "toy")
-
     space = toy.space(("se", "eca", "cbam", "coord", "gc", "sge", "simam", "bam"))
     with tempfile.TemporaryDirectory() as folder:
         study = toy.create(Path(folder), resolved=space)
-        run(study, evaluate, space=space, budget=arguments.trials, on_trial=after)
+        keep_up = Sparing(lambda: write_files(study, Path(folder) / "toy"))
+        run(study, evaluate, space=space, budget=arguments.trials, on_trial=lambda _: keep_up())
         study.close()
     gaps = [later - earlier for earlier, later in itertools.pairwise(began)]
     tenth = max(1, len(gaps) // 10)
@@ -127,6 +126,8 @@ def main() -> None:
     parser.add_argument("--backbone")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
+    if arguments.trials is not None and arguments.trials < 20:
+        parser.error("--trials must be at least 20, to have tenths")
     if arguments.trials is not None:
         of_a_long_study(arguments)
     else:

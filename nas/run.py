@@ -6,7 +6,7 @@ import dataclasses
 import gc
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -128,11 +128,12 @@ def search(
             further=0 if alone else settings.confirm,
             on_replicate=after_replicate,
         )
-    except (KeyboardInterrupt, RunFailed):
-        keep_up(now=True)
+    except BaseException as error:
+        with suppress(Exception):  # what went wrong is told, not what went wrong because of it
+            keep_up(now=True)
+        if isinstance(error, ValueError):  # the settings were checked: whatever is wrong now is not theirs
+            raise RunFailed(f"{type(error).__name__}: {error}") from error
         raise
-    except ValueError as error:  # the settings were checked: whatever is wrong now is not theirs
-        raise RunFailed(f"{type(error).__name__}: {error}") from error
     keep_up(now=True)
     return Result(study=study, outcome=outcome, confirmation=confirmation)
 

@@ -7,8 +7,10 @@ measured one at a time all the same, as :class:`nas.locks.DeviceLock` keeps the 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -58,8 +60,10 @@ def crew(work: Callable[[T], None], argument: T, count: int) -> Iterator[None]:
 
 
 def _run(work: Callable[[T], None], argument: T) -> None:
-    """Work, and end in order when told to: the trial in hand is queued again."""
+    """Work, and end in order when told to, or when the first process is gone: the trial in hand is queued again."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process passes it on, once
     signal.signal(signal.SIGTERM, _interrupt)
+    threading.Thread(target=_watch, daemon=True).start()
     try:
         work(argument)
     except KeyboardInterrupt:
@@ -69,5 +73,14 @@ def _run(work: Callable[[T], None], argument: T) -> None:
         sys.exit(1)
 
 
+def _watch() -> None:
+    """Wait until the first process is gone, were it killed, and end this one."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _interrupt(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break off the clearing up
     raise KeyboardInterrupt

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from nas.latency import device, device_words, lock_name, measure
+from nas.latency.graph import replay_of
 from nas.latency.runtime import Runtime
 
 
@@ -52,7 +53,7 @@ def test_replays_are_timed_in_turns_where_both_can_be_captured(captured: bool, m
     names: dict[object, str] = {}
     order = ""
 
-    def replay_of(run: Callable[[], object], _device: torch.device) -> Callable[[], object] | None:
+    def fake(run: Callable[[], object], _device: torch.device) -> Callable[[], object] | None:
         names[run] = "b" if names else "c"
         return run if captured or names[run] == "c" else None
 
@@ -62,7 +63,7 @@ def test_replays_are_timed_in_turns_where_both_can_be_captured(captured: bool, m
             order += names[run]
         return 3 if names.get(run) == "c" else 2
 
-    monkeypatch.setattr(module, "replay_of", replay_of)
+    monkeypatch.setattr(module, "replay_of", fake)
     bench = module._Bench(Runtime("eager", batch, "float32"), nn.Conv2d(3, 8, 5), nn.Conv2d(3, 8, 3), sample)
     pairs = bench.replays(batch.device)
     assert pairs == ([((3, 3), (2, 2))] * module.GRAPH_PAIRS if captured else [])
@@ -84,3 +85,21 @@ def test_on_a_gpu() -> None:
     assert result.ratio_low <= result.ratio <= result.ratio_high
     assert result.graph_ms is not None  # two convolutions can be captured
     assert result.graph_ratio is not None
+
+
+class Waiting(nn.Module):
+    """A model that looks at a number of the device's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * float(x.sum().item())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_waits_for_the_device_is_not_captured_and_breaks_nothing() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    batch, model = torch.randn(2, 3, device=device), Waiting()
+    with torch.inference_mode():
+        assert replay_of(lambda: model(batch), device) is None
+        torch.randn(3, device=device)  # random numbers are still to be had
+        assert replay_of(lambda: batch * 2, device) is not None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from nas.latency.runtime import Run
@@ -22,12 +26,13 @@ def replay_of(run: Run, device: torch.device) -> Run | None:
     with torch.cuda.device(device):
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
-                run()
-        torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         try:
+            # What waits for the device is found here: a capture that breaks off leaves random numbers unusable.
+            with torch.cuda.stream(side), _no_waiting():
+                for _ in range(WARM_UP):
+                    run()
+            torch.cuda.current_stream().wait_stream(side)
             with torch.cuda.graph(graph):
                 kept = run()  # the graph writes its result into this tensor, which must live as long
         except RuntimeError:
@@ -38,3 +43,16 @@ def replay_of(run: Run, device: torch.device) -> Run | None:
         graph.replay()
 
     return replay
+
+
+@contextmanager
+def _no_waiting() -> Iterator[None]:
+    """Raise where an operation waits for the device."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the mode is a prototype
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)

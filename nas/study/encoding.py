@@ -20,38 +20,37 @@ SHARES = {"stage": 1.0, "block": 1.0, "block of stage": 0.5, "option": 0.5, "opt
 
 
 class Encoding:
-    """A vector names, for each stage of one backbone, a row of that stage's table; row 0 of each is no block.
-
-    With several backbones the tables of a stage lie below each other, and a vector says by its first entry which
-    backbone it is of.
-    """
+    """A vector names, for each stage of the backbone, a row of that stage's table; row 0 of each is no block."""
 
     def __init__(self, space: ResolvedSpace) -> None:
-        """List what may stand at each stage, and number the features."""
-        self.backbones = tuple(space.sites)
-        self.stages = [[[None, *options] for options in space.by_stage(backbone)] for backbone in self.backbones]
-        self.length = max(len(stages) for stages in self.stages)
+        """List what may stand at each stage.
+
+        Raises:
+            ValueError: If the space has several backbones, whose stages have nothing to do with each other.
+        """
+        if len(space.sites) != 1:
+            raise ValueError(f"an encoding takes one backbone, but the space has {', '.join(space.sites)}")
+        (self.backbone,) = space.sites
+        # In an order of their own: equal spaces may list their blocks in different ones.
+        self.stages: list[list[Placement | None]] = [
+            [None, *sorted(options, key=repr)] for options in space.by_stage(self.backbone)
+        ]
+        self._index = [{option: row for row, option in enumerate(options)} for options in self.stages]
         self._columns: dict[Any, int] = {}
         self._weights: list[float] = []
         self._vectors: dict[str, Ints | None] = {}
-        self._index = [
-            [{option: row for row, option in enumerate(options)} for options in stages] for stages in self.stages
-        ]
 
     @cached_property
-    def tables(self) -> list[list[Floats]]:
-        """Features of what may stand at each stage, by backbone and stage: (rows, features)."""
-        found = [[[self._features(option) for option in options] for options in stages] for stages in self.stages]
-        width = len(self._columns)
-        tables: list[list[Floats]] = []
-        for stages in found:
-            tables.append([])
-            for options in stages:
-                table = np.zeros((len(options), width))
-                for row, columns in enumerate(options):
-                    for column in columns:
-                        table[row, column] += np.sqrt(self._weights[column])
-                tables[-1].append(table)
+    def tables(self) -> list[Floats]:
+        """Features of what may stand at each stage: (rows, features)."""
+        found = [[self._features(option) for option in options] for options in self.stages]
+        scales = np.sqrt(self._weights)
+        tables = []
+        for options in found:
+            table = np.zeros((len(options), len(scales)))
+            for row, columns in enumerate(options):
+                table[row, columns] = scales[columns]
+            tables.append(table)
         return tables
 
     def _features(self, placement: Placement | None) -> list[int]:
@@ -79,11 +78,9 @@ class Encoding:
 
     def rows(self, vectors: Ints) -> Floats:
         """Return the features of vectors, (n, features): the sum over the stages."""
-        rows = np.zeros((len(vectors), len(self.tables[0][0][0])))
-        for backbone, tables in enumerate(self.tables):
-            mine = vectors[:, 0] == backbone
-            for stage, table in enumerate(tables):
-                rows[mine] += table[vectors[mine, stage + 1]]
+        rows = np.zeros((len(vectors), self.tables[0].shape[1]))
+        for stage, table in enumerate(self.tables):
+            rows += table[vectors[:, stage]]
         return rows
 
     def vector(self, identifier: str, architecture: Callable[[], Architecture]) -> Ints | None:
@@ -93,64 +90,48 @@ class Encoding:
         return self._vectors[identifier]
 
     def _encode(self, architecture: Architecture) -> Ints | None:
-        if architecture.backbone not in self.backbones:
+        if architecture.backbone != self.backbone:
             return None
-        number = self.backbones.index(architecture.backbone)
-        vector = np.zeros(self.length + 1, dtype=np.int64)
-        vector[0] = number
+        vector = np.zeros(len(self.stages), dtype=np.int64)
         for placement in architecture.placements:
-            for stage, index in enumerate(self._index[number]):
-                if placement in index:
-                    vector[stage + 1] = index[placement]
-                    break
-            else:
+            found = [(stage, index[placement]) for stage, index in enumerate(self._index) if placement in index]
+            if not found:
                 return None
+            ((stage, row),) = found
+            vector[stage] = row
         return vector
 
     def architecture(self, vector: Ints) -> Architecture:
         """Return the architecture of a vector."""
-        number = int(vector[0])
-        options = [stages[row] for stages, row in zip(self.stages[number], vector[1:].tolist(), strict=False)]
+        options = [options[row] for options, row in zip(self.stages, vector.tolist(), strict=True)]
         placements = tuple(option for option in options if option is not None)
-        return Architecture(backbone=self.backbones[number], placements=placements)
+        return Architecture(backbone=self.backbone, placements=placements)
 
     def draw(self, count: int, empty: float, generator: np.random.Generator) -> Ints:
         """Return random vectors: a stage stays empty so often, else all blocks are as likely, and all their options."""
-        vectors = np.zeros((count, self.length + 1), dtype=np.int64)
-        vectors[:, 0] = generator.integers(len(self.backbones), size=count)
-        for number in range(len(self.backbones)):
-            mine = np.flatnonzero(vectors[:, 0] == number)
-            for stage in range(len(self.stages[number])):
-                vectors[mine, stage + 1] = self.draw_stage(number, stage, len(mine), empty, generator)
-        return vectors
-
-    def draw_stage(self, backbone: int, stage: int, count: int, empty: float, generator: np.random.Generator) -> Ints:
-        """Return random rows of one stage's table."""
-        edges = self._likelihood[backbone][stage]
-        if len(edges) == 0:
-            return np.zeros(count, dtype=np.int64)
-        drawn = 1 + np.searchsorted(edges, generator.random(count), side="right")
-        return np.where(generator.random(count) < empty, 0, np.minimum(drawn, len(edges)))
+        columns = []
+        for edges in self._likelihood:
+            drawn = 1 + np.searchsorted(edges, generator.random(count), side="right")
+            columns.append(np.where(generator.random(count) < empty, 0, np.minimum(drawn, len(edges))))
+        return np.stack(columns, axis=1)
 
     @cached_property
-    def _likelihood(self) -> list[list[Floats]]:
+    def _likelihood(self) -> list[Floats]:
         """Cumulative probabilities of the rows after the first: each block as likely as the others."""
-        found: list[list[Floats]] = []
-        for stages in self.stages:
-            found.append([])
-            for options in stages:
-                names = [option.block for option in options if option is not None]
-                share = np.array([1 / names.count(name) for name in names])
-                found[-1].append(np.cumsum(share / share.sum()) if names else share)
+        found = []
+        for options in self.stages:
+            names = [option.block for option in options if option is not None]
+            share = np.array([1 / names.count(name) for name in names])
+            found.append(np.cumsum(share / share.sum()) if names else share)
         return found
 
     def neighbours(self, vector: Ints) -> Ints:
-        """Return all vectors that differ from one in one stage, (n, 1 + stages)."""
+        """Return all vectors that differ from one in one stage, (n, stages)."""
         found = []
-        for stage, options in enumerate(self.stages[int(vector[0])]):
-            others = np.delete(np.arange(len(options)), vector[stage + 1])
+        for stage, options in enumerate(self.stages):
+            others = np.delete(np.arange(len(options)), vector[stage])
             changed = np.repeat(vector[None], len(others), axis=0)
-            changed[:, stage + 1] = others
+            changed[:, stage] = others
             found.append(changed)
         return np.concatenate(found)
 

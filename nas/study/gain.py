@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from nas.front import non_dominated
@@ -13,15 +14,16 @@ from nas.study.encoding import Encoding, Floats, Ints
 from nas.study.surrogate import EXACT, Model
 
 STARTUP = 5
-"""So many architectures are known before the model is asked; until then each shows as much that is new as it can."""
+"""So many architectures are known before the model is asked; until then each shows as much that is new as it can.
+
+The model is asked at once where an architecture was beyond the limits: what shows most also costs most.
+"""
 DRAWN = 400
 """Random architectures among the candidates."""
 CHANGED = 600
 """Candidates that differ from a good architecture in one or two stages, or are crossed from two."""
 CLIMBED = 5
 """Candidates whose neighbours are looked at as well, twice."""
-TIMED = 200
-"""So many latencies are enough to know them all: they are sums without noise."""
 MARGIN = 0.1
 """How far beyond the front's ends the area reaches, as a share of the front's extent."""
 
@@ -31,32 +33,15 @@ class Observed:
     """What is known of the architectures of a space: one row each."""
 
     vectors: Ints
-    """Their vectors, (n, 1 + stages)."""
+    """Their vectors, (n, stages)."""
+    pending: NDArray[np.bool_]
+    """Whether each is in work: (n,). One that is neither in work nor has an accuracy failed, or was not trained."""
     accuracy: Floats
     """Accuracy, nan where none is known: (n,)."""
     nominal_ms: Floats
     """Nominal latency in ms, nan where none is known: (n,)."""
     excess: Floats
     """How far each is beyond each limit, nan where that is not known: (n, limits)."""
-
-
-Entry = tuple[Ints, tuple[float, float] | None, float | None, Mapping[str, float]]
-"""Vector; accuracy and nominal latency of a finished one; nominal latency of one that was not trained; its excesses."""
-
-
-def observe(encoding: Encoding, entries: Sequence[Entry]) -> Observed:
-    """Put together what is known."""
-    names = sorted({name for *_, excess in entries for name in excess})
-    return Observed(
-        vectors=np.array([vector for vector, *_ in entries], dtype=np.int64).reshape(-1, encoding.length + 1),
-        accuracy=np.array([values[0] if values else np.nan for _, values, _, _ in entries]),
-        nominal_ms=np.array(
-            [values[1] if values else np.nan if nominal is None else nominal for _, values, nominal, _ in entries]
-        ),
-        excess=np.array([[excess.get(name, np.nan) for name in names] for *_, excess in entries]).reshape(
-            len(entries), len(names)
-        ),
-    )
 
 
 def suggest(encoding: Encoding, observed: Observed, seed: int) -> Ints | None:
@@ -69,8 +54,8 @@ def suggest(encoding: Encoding, observed: Observed, seed: int) -> Ints | None:
     """
     generator = np.random.default_rng(seed)
     seen = {vector.tobytes() for vector in observed.vectors}
-    finished = np.isfinite(observed.accuracy)
-    if len(observed.vectors) < STARTUP or finished.sum() < 3:
+    unlimited = not (observed.excess > 0).any()
+    if not np.isfinite(observed.accuracy).any() or (len(observed.vectors) < STARTUP and unlimited):
         return _showing_most(encoding, observed.vectors, _new(encoding.draw(DRAWN, 0.3, generator), seen))
     gain = Gain(encoding, observed)
     candidates = _new(_candidates(encoding, gain.good, generator), seen)
@@ -106,34 +91,28 @@ def _candidates(encoding: Encoding, good: Ints, generator: np.random.Generator) 
     """Return random vectors, and some that were made of good ones."""
     drawn = [encoding.draw(DRAWN // 2, empty, generator) for empty in (0.2, 0.6)]
     parents = good[generator.integers(len(good), size=CHANGED)]
-    other = encoding.draw(CHANGED, 0.35, generator)
-    other[:, 0] = parents[:, 0]
-    for number in range(len(encoding.backbones)):
-        mine = np.flatnonzero(parents[:, 0] == number)
-        for stage in range(len(encoding.stages[number])):
-            other[mine, stage + 1] = encoding.draw_stage(number, stage, len(mine), 0.35, generator)
     # A third each: one stage changed, two stages changed, crossed with another good one.
+    kind = np.arange(CHANGED)[:, None] % 3
+    order = generator.random(parents.shape).argsort(axis=1)
+    changed = np.where(kind == 2, order < parents.shape[1] // 2, order <= kind)
     crossed = good[generator.integers(len(good), size=CHANGED)]
-    crossed = np.where((crossed[:, :1] == parents[:, :1]), crossed, parents)
-    kind = np.arange(CHANGED) % 3
-    order = generator.random((CHANGED, encoding.length)).argsort(axis=1)
-    changed = np.where(kind[:, None] == 2, order < encoding.length // 2, order <= kind[:, None])
-    source = np.where(kind[:, None] == 2, crossed, other)[:, 1:]
-    children = parents.copy()
-    children[:, 1:] = np.where(changed, source, parents[:, 1:])
+    source = np.where(kind == 2, crossed, encoding.draw(CHANGED, 0.35, generator))
+    children = np.where(changed, source, parents)
     return np.concatenate([*drawn, children])
 
 
 class Gain:
     """Expected growth of the area between the front and a reference point, times the probability to be within limits.
 
-    With the front's accuracies a_1 < a_2 < ... (their means under the model, so that no lucky training counts as
-    progress) and h_i the latency of the quickest member that is at least as accurate as a_i::
+    With the front's accuracies a_1 < a_2 < ... < a_n (their means under the model, so that no lucky training counts as
+    progress), h_i the latency of the quickest member that is at least as accurate as a_i, and the reference point at
+    accuracy a_0 and latency h_(n+1), above an accuracy of which a_(n+1) = infinity has no member::
 
         gain = sum_i (E[(A - a_(i-1))+] - E[(A - a_i)+]) E[(h_i - L)+]
 
-    for an architecture whose accuracy A and latency L are independent and normal: the area's integral over accuracy,
-    cut at the members of the front. E[(X - t)+] = s (z ndtr(z) + phi(z)) with z = (m - t) / s.
+    over i = 1 ... n + 1, for an architecture whose accuracy A and latency L are independent and normal: the area's
+    integral over accuracy, cut at the members of the front. E[(X - t)+] = s (z ndtr(z) + phi(z)) with z = (m - t) /
+    s.
     """
 
     def __init__(self, encoding: Encoding, observed: Observed) -> None:
@@ -141,14 +120,13 @@ class Gain:
         self._encoding = encoding
         rows = encoding.rows(observed.vectors)
         timed = np.isfinite(observed.nominal_ms)
-        some = np.flatnonzero(timed)[:TIMED]
-        self._latency = Model(rows[some], observed.nominal_ms[some], (EXACT,))
+        self._latency = Model(rows[timed], observed.nominal_ms[timed], (EXACT,))
         done = np.isfinite(observed.accuracy)
         first = Model(rows[done], observed.accuracy[done])
         # Those in work are taken to turn out as the model says, so that the next one is not the same again.
-        waiting = ~done & ~(observed.excess > 0).any(axis=1)
+        waiting = observed.pending & ~done
         accuracy = np.where(waiting, first.predict(rows)[0], observed.accuracy)
-        believed = np.isfinite(accuracy)
+        believed = done | waiting
         self._accuracy = first if not waiting.any() else Model(rows[believed], accuracy[believed])
         self._limits = [
             Model(rows[known], column[known], (EXACT, *NOISY))

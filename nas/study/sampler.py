@@ -27,7 +27,7 @@ from nas.space import ResolvedSpace
 from nas.threads import threads_of_torch
 
 SAMPLERS = ("auto", "additive", "gp", "tpe", "nsga2", "random")
-"""Names of the samplers; ``auto`` is ``additive``."""
+"""Names of the samplers; ``auto`` is ``additive``, which is ``gp`` in a space of several backbones."""
 Distribution = optuna.distributions.BaseDistribution
 _DUPLICATES = 20
 _DRAWS = 1000
@@ -92,6 +92,8 @@ def propose(space: ResolvedSpace, known: Sequence[Known], *, sampler: str, seed:
         if control.architecture.id not in seen:
             return Proposal(architecture=control.architecture, params=control.choices, control=control.label)
     name = resolve_sampler(sampler)
+    if name == "additive" and len(space.sites) > 1:
+        name = "gp"  # what several backbones have in common is not for sums of effects to say
     if name == "additive":
         proposal = _suggest(space, known, _derive(seed, len(known)))
         return proposal or _draw(space, seen, random.Random(_derive(seed, len(known), "draw")))
@@ -102,16 +104,32 @@ def propose(space: ResolvedSpace, known: Sequence[Known], *, sampler: str, seed:
 
 def _suggest(space: ResolvedSpace, known: Sequence[Known], seed: int) -> Proposal | None:
     """Ask the model of this space; None where it finds nothing new."""
+    import numpy as np
+
     from nas.study.encoding import encoding_of
-    from nas.study.gain import observe, suggest
+    from nas.study.gain import Observed, suggest
 
     encoding = encoding_of(space)
-    entries = []
-    for entry in known:
-        vector = encoding.vector(entry.id, partial(_architecture, space, entry.params)) if entry.params else None
-        if vector is not None:
-            entries.append((vector, entry.values, entry.nominal_ms, entry.excess))
-    vector = suggest(encoding, observe(encoding, entries), seed)
+    # The space lacks some controls; they have no parameters.
+    inside = [
+        (vector, entry)
+        for entry in known
+        if entry.params
+        and (vector := encoding.vector(entry.id, partial(_architecture, space, entry.params))) is not None
+    ]
+    entries = [entry for _, entry in inside]
+    limits = sorted({name for entry in entries for name in entry.excess})
+    nan = float("nan")
+    times = [entry.values[1] if entry.values else entry.nominal_ms for entry in entries]
+    excess = [[entry.excess.get(name, nan) for name in limits] for entry in entries]
+    observed = Observed(
+        vectors=np.array([vector for vector, _ in inside], dtype=np.int64).reshape(len(inside), len(encoding.stages)),
+        pending=np.array([entry.pending for entry in entries], dtype=bool),
+        accuracy=np.array([entry.values[0] if entry.values else nan for entry in entries]),
+        nominal_ms=np.array([nan if time is None else time for time in times]),
+        excess=np.array(excess, dtype=float).reshape(len(entries), len(limits)),
+    )
+    vector = suggest(encoding, observed, seed)
     if vector is None:
         return None
     architecture = encoding.architecture(vector)
@@ -168,7 +186,7 @@ def _draw(space: ResolvedSpace, seen: set[str], generator: random.Random) -> Pro
     # The walk meets at most len(seen) known architectures before a new one.
     for architecture in itertools.islice(space.enumerate(), len(seen) + 1):
         if architecture.id not in seen:
-            return Proposal(architecture=architecture)
+            return Proposal(architecture=architecture, params=space.answers(architecture) or {})
     return None
 
 

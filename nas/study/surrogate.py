@@ -1,4 +1,4 @@
-"""A Gaussian process that knows what an architecture is made of, and the expected gain of the next one.
+"""A Gaussian process that knows what an architecture is made of.
 
 An architecture's accuracy is taken for a sum of effects - of a block wherever it stands, of a block at a stage, of an
 option's value - plus a smooth remainder for what they do to each other. So one trial with four blocks says something
@@ -39,11 +39,13 @@ class Model:
             noises: Variances of the noise to choose from.
         """
         self._rows = rows
-        self._mean, self._scale = float(values.mean()), float(values.std()) or 1.0
+        self._mean, self._scale = float(values.mean()), float(values.std())
+        if self._scale <= 1e-9 * max(1.0, abs(self._mean)):  # equal but for rounding
+            self._scale = 1.0
         y = (values - self._mean) / self._scale
         linear = rows @ rows.T
         self._unit = float(np.diag(linear).mean()) or 1.0
-        squares = _squares(rows, rows)
+        squares = _squares(rows, rows, linear)
         self._typical = float(np.median(squares[squares > 0])) if (squares > 0).any() else 1.0
         some = np.linspace(0, len(y) - 1, min(len(y), FITTED)).astype(int)
         part = np.ix_(some, some)
@@ -67,7 +69,8 @@ class Model:
 
     def predict(self, rows: Floats) -> tuple[Floats, Floats]:
         """Return mean and standard deviation of the figure without noise, (n,) each."""
-        kernel = self._mix(rows @ self._rows.T, _squares(rows, self._rows), self._bent, self._length)
+        linear = rows @ self._rows.T
+        kernel = self._mix(linear, _squares(rows, self._rows, linear), self._bent, self._length)
         mean = kernel @ self._weights
         own = 1.0 + (1 - self._bent) * np.einsum("ij,ij->i", rows, rows) / self._unit + self._bent
         half = solve_triangular(self._factor[0], kernel.T, lower=True)
@@ -76,9 +79,9 @@ class Model:
         return self._mean + self._scale * mean, self._scale * deviation
 
 
-def _squares(a: Floats, b: Floats) -> Floats:
-    """Return the squared distances between rows, (len(a), len(b))."""
-    found = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b)[None] - 2 * a @ b.T
+def _squares(a: Floats, b: Floats, products: Floats) -> Floats:
+    """Return the squared distances between rows, (len(a), len(b)), given their inner products."""
+    found = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b)[None] - 2 * products
     distances: Floats = np.maximum(found, 0.0)
     return distances
 

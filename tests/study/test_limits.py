@@ -55,6 +55,15 @@ def test_the_budget_is_spent_within_the_limits(sampler: str, tmp_path: Path) -> 
     assert study.failures() == []
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_tight_limits_are_learnt_from_what_was_rejected(seed: int, tmp_path: Path) -> None:
+    one_block = Limits(slowdown=0.061)
+    study = create(tmp_path, one_block)
+    outcome = run(study, evaluator(one_block)[0], space=toy.space(), budget=12, seed=seed)
+    assert outcome.finished == 12
+    assert len(study.rejected()) < 15
+
+
 def test_optuna_knows_the_constraints(tmp_path: Path) -> None:
     study = create(tmp_path, TWO_BLOCKS)
     run(study, evaluator(TWO_BLOCKS)[0], space=toy.space(), budget=5, sampler="random")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import toy
 
+from nas.space import SearchSpace
 from nas.study.sampler import SAMPLERS, Known, Proposal, propose, resolve_sampler
 
 
@@ -113,3 +114,14 @@ def test_auto_is_our_own() -> None:
 def test_an_unknown_sampler_is_refused() -> None:
     with pytest.raises(ValueError, match=r"sampler must be one of auto, .*, but got 'bayes'"):
         resolve_sampler("bayes")
+
+
+def test_several_backbones_are_left_to_optuna() -> None:
+    declared = SearchSpace(backbones=("toy", "toy2"), blocks=("se", "simam"))
+    space = declared.resolve({"toy": toy.STAGES, "toy2": toy.STAGES[:1]})
+    known: list[Known] = []
+    for _ in range(30):
+        proposal = propose(space, known, sampler="auto", seed=0)
+        assert proposal is not None
+        known.append(finished(proposal))
+    assert len({entry.id for entry in known}) == 30

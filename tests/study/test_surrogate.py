@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import toy
 
 from nas.architecture import Architecture, Placement
-from nas.front import non_dominated
+from nas.space import SearchSpace
 from nas.study.encoding import Encoding, Floats, Ints
 from nas.study.gain import STARTUP, Gain, Observed, suggest
 from nas.study.surrogate import EXACT, Model
@@ -29,12 +30,21 @@ def drawn(encoding: Encoding, count: int, seed: int = 0) -> Ints:
 
 def effects(encoding: Encoding, seed: int) -> Floats:
     """Return the effect of each feature, drawn as the model takes them to be."""
-    return np.random.default_rng(seed).standard_normal(encoding.tables[0][0].shape[1])
+    return np.random.default_rng(seed).standard_normal(encoding.tables[0].shape[1])
 
 
-def observed(vectors: Ints, accuracy: Floats, latency: Floats, excess: Floats | None = None) -> Observed:
+def observed(
+    vectors: Ints, accuracy: Floats, latency: Floats, excess: Floats | None = None, pending: int = 0
+) -> Observed:
+    """Return what is known; the last ``pending`` are in work."""
     none = np.empty((len(vectors), 0))
-    return Observed(vectors=vectors, accuracy=accuracy, nominal_ms=latency, excess=none if excess is None else excess)
+    return Observed(
+        vectors=vectors,
+        pending=np.arange(len(vectors)) >= len(vectors) - pending,
+        accuracy=accuracy,
+        nominal_ms=latency,
+        excess=none if excess is None else excess,
+    )
 
 
 class TestEncoding:
@@ -65,6 +75,15 @@ class TestEncoding:
         assert toy.space(BLOCKS).answers(other) is None
         stranger = Architecture(backbone="another")
         assert encoding.vector(stranger.id, lambda: stranger) is None
+
+    def test_equal_spaces_have_equal_vectors(self) -> None:
+        first, second = (Encoding(toy.space(blocks)) for blocks in (BLOCKS, BLOCKS[::-1]))
+        assert first.stages == second.stages
+
+    def test_two_backbones_are_refused(self) -> None:
+        space = SearchSpace(backbones=("toy", "toy2"), blocks=BLOCKS)
+        with pytest.raises(ValueError, match="an encoding takes one backbone, but the space has toy, toy2"):
+            Encoding(space.resolve({"toy": toy.STAGES, "toy2": toy.STAGES[:2]}))
 
     def test_features_say_what_two_have_in_common(self, encoding: Encoding) -> None:
         def row(*placed: tuple[int, str, dict[str, object]]) -> Floats:
@@ -98,7 +117,7 @@ class TestEncoding:
         vector = drawn(encoding, 5)[0]
         near = encoding.neighbours(vector)
         assert ((near != vector).sum(axis=1) == 1).all()
-        assert len(np.unique(near, axis=0)) == len(near) == sum(len(options) - 1 for options in encoding.stages[0])
+        assert len(np.unique(near, axis=0)) == len(near) == sum(len(options) - 1 for options in encoding.stages)
 
 
 class TestModel:
@@ -128,12 +147,13 @@ class TestModel:
             inside.append((np.abs(mean - truth) < 1.96 * deviation).mean())
         assert 0.85 < np.mean(inside) < 0.995
 
-    def test_equal_values_are_no_reason_to_fail(self, encoding: Encoding) -> None:
+    @pytest.mark.parametrize("value", [0.5, 0.1, 0.3])  # the mean of equal values is not always exact
+    def test_equal_values_are_no_reason_to_fail(self, encoding: Encoding, value: float) -> None:
         rows = encoding.rows(drawn(encoding, 20))
-        mean, deviation = Model(rows, np.full(len(rows), 0.5)).predict(rows)
-        assert mean == pytest.approx(0.5)
+        mean, deviation = Model(rows, np.full(len(rows), value)).predict(rows)
+        assert mean == pytest.approx(value)
         assert np.isfinite(deviation).all()
-        assert (deviation > 0).all()
+        assert (deviation > 1e-9).all()
 
 
 class TestGain:
@@ -147,46 +167,48 @@ class TestGain:
         others = drawn(encoding, 30, seed=6)
         mean, deviation = gain._accuracy.predict(encoding.rows(others))
         middle, doubt = gain._latency.predict(encoding.rows(others))
-        low, members, slow = gain._edges[0], gain._edges[1:-1], gain._heights[-1]
-        front = list(zip(members, gain._heights[:-1], strict=True))
-        assert non_dominated(front) == [True] * len(front)
+        reference = (gain._edges[0], gain._heights[-1])
+        believed = list(zip(gain._accuracy.predict(rows)[0], latency, strict=True))
+        before = area(believed, reference)
         expected = gain(others)
-        for number in range(len(others)):
-            draws = generator.standard_normal((2, 20_000))
+        rare = 1e-3 * expected.max()  # what happens in none of so many draws
+        for number in range(0, len(others), 3):
+            draws = generator.standard_normal((2, 4000))
             a, h = mean[number] + deviation[number] * draws[0], middle[number] + doubt[number] * draws[1]
-            grown = np.array([growth(front, x, y, low, slow) for x, y in zip(a, h, strict=True)])
-            assert expected[number] == pytest.approx(grown.mean(), abs=4 * grown.std() / np.sqrt(len(grown)) + 1e-9)
+            grown = np.array([area([*believed, point], reference) for point in zip(a, h, strict=True)]) - before
+            assert expected[number] == pytest.approx(grown.mean(), abs=4 * grown.std() / np.sqrt(len(grown)) + rare)
 
     def test_it_is_small_where_a_limit_is_likely_to_be_passed(self, encoding: Encoding) -> None:
         vectors = drawn(encoding, 60)
         rows = encoding.rows(vectors)
-        latency = 1 + 0.1 * np.abs(rows @ effects(encoding, 1))
+        latency = 3 + 0.1 * rows @ effects(encoding, 1)
         accuracy = 0.8 + 0.01 * rows @ effects(encoding, 2)
-        excess = latency[:, None] / 1.2 - 1
+        excess = latency[:, None] / np.median(latency) - 1
         beyond = excess[:, 0] > 0
         assert 5 < beyond.sum() < 55
         known = np.where(beyond, np.nan, accuracy)
         free = Gain(encoding, observed(vectors, known, latency))
         bound = Gain(encoding, observed(vectors, known, latency, excess))
         others = drawn(encoding, 200, seed=9)
-        far = 1 + 0.1 * np.abs(encoding.rows(others) @ effects(encoding, 1)) > 1.3
+        far = 3 + 0.1 * encoding.rows(others) @ effects(encoding, 1) > np.quantile(latency, 0.8)
         assert bound(others)[far].sum() < 0.5 * free(others)[far].sum()
 
 
-def growth(front: list[tuple[float, float]], a: float, h: float, low: float, slow: float) -> float:
-    """Return by how much the dominated area grows: what the new point covers, strip by strip."""
-    area, below = 0.0, low
-    for accuracy, latency in [*front, (np.inf, slow)]:
-        area += max(0.0, min(a, accuracy) - below) * max(0.0, latency - h)
-        below = accuracy
-    return area
+def area(points: list[tuple[float, float]], reference: tuple[float, float]) -> float:
+    """Return the area between points (accuracy, latency) and a reference point, from the quickest point on."""
+    total, best = 0.0, reference[0]
+    for accuracy, latency in sorted(points, key=lambda point: point[1]):
+        if accuracy > best and latency < reference[1]:
+            total += (accuracy - best) * (reference[1] - latency)
+            best = accuracy
+    return total
 
 
 class TestSuggestions:
-    def known(self, encoding: Encoding, count: int, accuracy: object = None) -> Observed:
+    def known(self, encoding: Encoding, count: int) -> Observed:
         vectors = drawn(encoding, count)[:count]
         rows = encoding.rows(vectors)
-        latency = 1 + 0.05 * (vectors[:, 1:] > 0).sum(axis=1)
+        latency = 1 + 0.05 * (vectors > 0).sum(axis=1)
         return observed(vectors, 0.8 + 0.01 * rows @ effects(encoding, 4), latency)
 
     def test_they_are_new_and_repeatable(self, encoding: Encoding) -> None:
@@ -197,7 +219,7 @@ class TestSuggestions:
         assert {vector.tobytes() for vector in found}.isdisjoint({vector.tobytes() for vector in known.vectors})
 
     def test_the_first_ones_show_every_block_and_every_stage(self, encoding: Encoding) -> None:
-        vectors = np.zeros((1, 5), dtype=np.int64)
+        vectors = np.zeros((1, 4), dtype=np.int64)
         for seed in range(STARTUP - 1):
             unknown = np.full(len(vectors), np.nan)
             vector = suggest(encoding, observed(vectors, unknown, unknown), seed)
@@ -218,17 +240,18 @@ class TestSuggestions:
             np.r_[known.vectors, first[None]],
             np.r_[known.accuracy, nan],
             np.r_[known.nominal_ms, nan],
-            np.empty((len(known.vectors) + 1, 0)),
+            pending=1,
         )
         second = suggest(encoding, waiting, 0)
         assert second is not None
         assert second.tolist() != first.tolist()
+        failed = replace(waiting, pending=np.zeros_like(waiting.pending))
+        assert Gain(encoding, failed)(known.vectors) == pytest.approx(Gain(encoding, known)(known.vectors))
         # What is in work lowers what the same again would gain.
         assert Gain(encoding, waiting)(first[None])[0] < Gain(encoding, known)(first[None])[0]
 
     def test_nothing_is_suggested_where_all_is_known(self) -> None:
         encoding = Encoding(toy.space(("simam",), stages=(0, 1)))
-        choices = [range(len(options)) for options in encoding.stages[0]]
-        vectors = np.array([(0, *rest) for rest in itertools.product(*choices)])
+        vectors = np.array(list(itertools.product(*(range(len(options)) for options in encoding.stages))))
         assert len(vectors) > STARTUP
         assert suggest(encoding, observed(vectors, np.linspace(0, 1, len(vectors)), np.ones(len(vectors))), 0) is None
