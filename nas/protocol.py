@@ -88,6 +88,8 @@ class Protocol:
     """Whether only the blocks and the classifier are trained."""
     warm_epochs: int = 0
     """Epochs for which the bare backbone was trained, once, to give these weights; 0 if it was not."""
+    warm_learning_rate: float = 0.0
+    """Peak learning rate of that training; 0 if there was none."""
     block_lr_factor: float = 1.0
     """Learning rate of the blocks over that of the backbone."""
 
@@ -114,7 +116,7 @@ class Protocol:
         for name in ("learning_rate", "latency_seconds", "block_lr_factor"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, but got {getattr(self, name)}")
-        for name in ("weight_decay", "calibration_images", "warm_epochs"):
+        for name in ("weight_decay", "calibration_images", "warm_epochs", "warm_learning_rate"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0 and finite, but got {getattr(self, name)}")
         if not 0 <= self.label_smoothing < 1:

@@ -222,7 +222,9 @@ def _warmed(trainer: Trainer, settings: Settings, backbone: str, on_weights: Cal
     from nas import warm
 
     epochs = 2 * trainer.protocol.epochs if settings.warm_start is True else settings.warm_start
-    warmed = warm.start(trainer, backbone, Path(settings.studies) / "warm", epochs=epochs, on_event=on_weights)
+    rate = settings.usual_rate(trained=settings.is_pretrained)
+    folder = Path(settings.studies) / "warm"
+    warmed = warm.start(trainer, backbone, folder, epochs=epochs, learning_rate=rate, on_event=on_weights)
     return warmed.under(freeze_backbone=settings.freeze_backbone)
 
 

@@ -19,6 +19,9 @@ from nas.study import check_name, resolve_sampler
 
 T = TypeVar("T")
 
+RATES = {"sgd": 0.1, "adamw": 0.003}
+"""Peak learning rate for fresh weights, by optimiser."""
+
 if TYPE_CHECKING:
     import torch
 
@@ -169,6 +172,12 @@ class Settings:
         """Whether trials start from trained weights, which came along or are trained here."""
         return self.is_pretrained or bool(self.warm_start)
 
+    def usual_rate(self, *, trained: bool) -> float:
+        """Return the peak learning rate that is asked for, or else the one that suits fresh or trained weights."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return RATES.get(self.optimizer, 0.1) * (0.1 if trained else 1)
+
     @property
     def study_name(self) -> str:
         """The study's name: the one given, or one made of space, data and backbone."""
@@ -230,8 +239,6 @@ def make_protocol(
     from nas.latency import device_words
 
     embedded = settings.data == "digits"
-    rates = {"sgd": 0.1, "adamw": 0.003}
-    rate = rates.get(settings.optimizer, 0.1) * (0.1 if weights is not None else 1)
     return Protocol(
         data=Path(settings.data).name if Path(settings.data).exists() else settings.data,
         data_hash=splits.hash,
@@ -242,7 +249,7 @@ def make_protocol(
         epochs=_given(settings.epochs, 3 if embedded else 5),
         batch_size=settings.batch_size,
         optimizer=settings.optimizer,
-        learning_rate=_given(settings.learning_rate, rate),
+        learning_rate=settings.usual_rate(trained=settings.is_trained),
         weight_decay=settings.weight_decay,
         label_smoothing=settings.label_smoothing,
         augmentation=_given(settings.augmentation, "shift" if embedded else "shift+flip"),

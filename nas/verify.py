@@ -210,9 +210,17 @@ def _trainer(study: Study, splits: Splits, device_name: str, warm_folder: Path, 
         )
     if protocol.warm_epochs:
         words = weights.words if weights is not None else ""
-        cold = dataclasses.replace(protocol, weights=words, warm_epochs=0, freeze_backbone=False)
-        trainer = Trainer(splits.search(), cold, device, weights)
-        trainer = warm.start(trainer, backbone, warm_folder, epochs=protocol.warm_epochs, on_event=say)
+        cold = dataclasses.replace(
+            protocol, weights=words, warm_epochs=0, warm_learning_rate=0.0, freeze_backbone=False
+        )
+        trainer = warm.start(
+            Trainer(splits.search(), cold, device, weights),
+            backbone,
+            warm_folder,
+            epochs=protocol.warm_epochs,
+            learning_rate=protocol.warm_learning_rate,
+            on_event=say,
+        )
         if trainer.protocol.weights != protocol.weights:
             found = trainer.protocol.weights
             raise ValueError(f"study {study.name!r} started from {protocol.weights}, but {warm_folder} has {found}")

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import filelock
 from safetensors import SafetensorError, safe_open
@@ -29,12 +30,21 @@ from nas.trainer import Trainer
 
 SEED_OFFSET = 1_000_000_007
 """Added to the seed, so that a trial does not meet the batches of the warm training in their order again."""
-_TRIAL_ONLY = ("mirror_validation", "average_epochs", "freeze_backbone", "block_lr_factor", "warm_epochs")
+_TRIAL_ONLY = (
+    *("mirror_validation", "average_epochs", "freeze_backbone"),
+    *("block_lr_factor", "warm_epochs", "warm_learning_rate"),
+)
 """Fields of a protocol that say how trials are trained or judged; the warm training has their defaults."""
 
 
 def start(
-    trainer: Trainer, backbone: str, folder: str | Path, *, epochs: int, on_event: Callable[[str], None] | None = None
+    trainer: Trainer,
+    backbone: str,
+    folder: str | Path,
+    *,
+    epochs: int,
+    learning_rate: float | None = None,
+    on_event: Callable[[str], None] | None = None,
 ) -> Trainer:
     """Return a trainer whose trials start from a backbone that was trained as the given one trains.
 
@@ -46,6 +56,8 @@ def start(
         backbone: timm name.
         folder: Where the weights are kept.
         epochs: Epochs of the warm training.
+        learning_rate: Its peak learning rate; None for that of the trials. Theirs should be lower: at the rate that
+            suits fresh weights they unlearn what they start from.
         on_event: Called with a line before the training, and with one on the weights that were found or made.
 
     Raises:
@@ -56,7 +68,8 @@ def start(
     if epochs < 1:
         raise ValueError(f"a warm start takes at least 1 epoch, but got {epochs}")
     say = on_event or (lambda _: None)
-    recipe = _recipe(trainer, epochs)
+    recipe = _recipe(trainer, epochs, learning_rate or trainer.protocol.learning_rate)
+    made = {"warm_epochs": epochs, "warm_learning_rate": recipe.protocol.learning_rate}
     path = Path(folder) / f"{_key(recipe.protocol, backbone)}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(str(path.with_suffix(".lock"))):
@@ -67,21 +80,22 @@ def start(
                 say(f"{path} is damaged ({error}): the backbone is trained again")
             else:
                 say(f"{weights.describe()}; {accuracy:.1%} on val, found in {path}")
-                return trainer.starting_from(weights, warm_epochs=epochs)
+                return trainer.starting_from(weights, **made)
         say(f"training the bare {backbone} for {epochs} epochs, once, for all trials to start from")
         _train(recipe, backbone, path)
         weights, accuracy = _read(path, recipe.protocol, backbone)
         say(f"{weights.describe()}; {accuracy:.1%} on val, kept in {path}")
-    return trainer.starting_from(weights, warm_epochs=epochs)
+    return trainer.starting_from(weights, **made)
 
 
 class _DamagedError(Exception):
     """A file does not hold the weights that were written."""
 
 
-def _recipe(trainer: Trainer, epochs: int) -> Trainer:
-    defaults = {name: Protocol.__dataclass_fields__[name].default for name in _TRIAL_ONLY}
-    return trainer.under(**defaults, epochs=epochs, seed=trainer.protocol.seed + SEED_OFFSET)
+def _recipe(trainer: Trainer, epochs: int, learning_rate: float) -> Trainer:
+    changes: dict[str, Any] = {name: Protocol.__dataclass_fields__[name].default for name in _TRIAL_ONLY}
+    changes |= {"epochs": epochs, "learning_rate": learning_rate, "seed": trainer.protocol.seed + SEED_OFFSET}
+    return trainer.under(**changes)
 
 
 def _key(protocol: Protocol, backbone: str) -> str:

@@ -11,7 +11,7 @@ import small
 
 from nas.protocol import Protocol
 
-NEWER = {"mirror_validation": False, "average_epochs": 1, "compile": False, "warm_epochs": 0}
+NEWER = {"mirror_validation": False, "average_epochs": 1, "compile": False, "warm_epochs": 0, "warm_learning_rate": 0.0}
 PROTOCOL = replace(small.PROTOCOL, epochs=3, augmentation="shift+flip", weights="some")
 
 
@@ -28,6 +28,7 @@ def test_what_was_written_before_a_field_was_there_has_its_default() -> None:
         {"average_epochs": 3},
         {"compile": True},
         {"warm_epochs": 5},
+        {"warm_learning_rate": 0.2},
         {"augmentation": "shift+flip+cutout"},
     ],
 )

@@ -79,7 +79,7 @@ def test_it_is_the_backbone_that_was_trained(cold: Trainer, kept: Path) -> None:
     model = recipe.build(BARE)
     curve = recipe.train(model)
     assert torch.equal(logits(warmed.build(BARE)), logits(model))
-    assert warmed.protocol == replace(PROTOCOL, weights=warmed.protocol.weights, warm_epochs=2)
+    assert warmed.protocol == replace(PROTOCOL, weights=warmed.protocol.weights, warm_epochs=2, warm_learning_rate=0.1)
     assert warmed.protocol.weights.startswith("bare test_resnet after 2 epochs (sha256 ")
     assert proxy.accuracy(warmed.build(BARE), cold.data.val, cold.data, PROTOCOL) == curve.accuracies[-1]
 
@@ -121,14 +121,19 @@ def test_it_starts_from_trained_weights_itself(data: SearchData, kept: Path, tmp
 
 
 def test_another_training_is_another_file(cold: Trainer) -> None:
-    changes: list[dict[str, Any]] = [{}, {"seed": 1}, {"learning_rate": 0.05}, {"batch_size": 16}, {"data_hash": "1"}]
-    keys = [warm._key(warm._recipe(cold.under(**change), 2).protocol, BACKBONE) for change in changes]
-    keys += [warm._key(warm._recipe(cold, 3).protocol, BACKBONE), warm._key(warm._recipe(cold, 2).protocol, "resnet18")]
+    changes: list[dict[str, Any]] = [{}, {"seed": 1}, {"batch_size": 16}, {"data_hash": "1"}]
+
+    def key(trainer: Trainer, epochs: int = 2, rate: float = 0.1, backbone: str = BACKBONE) -> str:
+        return warm._key(warm._recipe(trainer, epochs, rate).protocol, backbone)
+
+    keys = [key(cold.under(**change)) for change in changes]
+    keys += [key(cold, epochs=3), key(cold, rate=0.05), key(cold, backbone="resnet18")]
     assert len(set(keys)) == len(keys)
     same: list[dict[str, Any]] = [{"epochs": 4}, {"latency_seconds": 9.0}, {"block_lr_factor": 2.0}]
+    same += [{"learning_rate": 0.05}]  # that of the trials
     same += [{"epochs": 4, "average_epochs": 3}]
     for change in same:
-        assert warm._key(warm._recipe(cold.under(**change), 2).protocol, BACKBONE) == keys[0]
+        assert key(cold.under(**change)) == keys[0]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +251,8 @@ def test_searches_share_one_warm_start(tmp_path: Path, trainings: list[int]) -> 
     protocol = run("one", 2)
     assert trainings[0] == 2
     assert protocol.warm_epochs == 2
-    assert protocol.learning_rate == 0.1
+    assert protocol.learning_rate == pytest.approx(0.01)  # fresh weights take the tenfold, trained ones lose by it
+    assert protocol.warm_learning_rate == 0.1
     assert said[0] == "training the bare test_resnet for 2 epochs, once, for all trials to start from"
     assert "tensors of the backbone; " in said[1]
     assert run("one", 3) == protocol  # goes on
