@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-SHARE = 0.02
+SHARE = 0.005
 """Largest share of the time that :class:`Sparing` spends."""
 
 

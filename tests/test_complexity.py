@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from nas.complexity import NOMINAL, Complexity, count, nominal_ms
 
@@ -56,6 +58,18 @@ def test_attention_by_hand() -> None:
             return weights @ tokens
 
     assert count(Attention(), (6, 5, 5)).macs == 2 * 25 * 25 * 6
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet", "test_convnext"])
+def test_as_many_multiply_accumulates_as_torch_counts(name: str) -> None:
+    model, shape = timm.create_model(name).eval(), (3, 160, 160)
+    with FlopCounterMode(display=False) as flops, torch.no_grad():
+        model(torch.zeros(1, *shape))
+    assert count(model, shape).macs == flops.get_total_flops() // 2 > 0
+
+
+def test_upsampling_is_one_operation() -> None:
+    assert count(nn.Upsample(scale_factor=2), (3, 4, 4)).operations == 1
 
 
 def test_a_shared_layer_counts_once_as_parameters_and_twice_as_work() -> None:

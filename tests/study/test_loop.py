@@ -336,7 +336,7 @@ def test_a_trial_that_was_measured_but_not_told_is_not_measured_again(
     assert len(measured) == 1
 
 
-def test_a_trial_that_is_cut_off_while_it_is_written_is_repeated_whole(
+def test_a_repetition_that_is_cut_off_while_it_is_written_is_repeated_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = toy.create(tmp_path)
@@ -351,16 +351,38 @@ def test_a_trial_that_is_cut_off_while_it_is_written_is_repeated_whole(
 
     control = next(control for control in toy.space().controls() if len(control.choices) > 4)
     placed, params = control.architecture, dict(control.choices)
+    with Worker(study.store) as worker, study.lock():
+        study.requeue(study.claim(Proposal(architecture=placed, params=params), worker, toy.space()), "stopped")
     monkeypatch.setattr(study._study._storage, "set_trial_param", dies)
     with pytest.raises(SystemExit), Worker(study.store) as worker, study.lock():
-        study.claim(Proposal(architecture=placed, params=params), worker, toy.space())
+        study.claim_waiting(worker, toy.space())
     monkeypatch.undo()
-    assert 0 < len(study._trials()[0].params) < len(params)
+    assert 0 < len(study._trials()[1].params) < len(params)
 
     resumed = toy.create(tmp_path)
     run(resumed, toy.evaluate, space=toy.space(), budget=1)
     assert architectures(resumed) == [placed.id]
-    assert resumed._trials()[1].params == params
+    assert resumed._trials()[2].params == params
+
+
+def test_a_trial_is_begun_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = toy.create(tmp_path)
+    control = next(control for control in toy.space().controls() if len(control.choices) > 4)
+    proposal = Proposal(architecture=control.architecture, params=dict(control.choices), control="some")
+
+    def dies(*_arguments: object) -> None:
+        raise SystemExit
+
+    with Worker(study.store) as worker, study.lock():
+        with monkeypatch.context() as patch:
+            patch.setattr(optuna.storages._rdb.models.TrialModel, "count_past_trials", dies)  # its very last step
+            with pytest.raises(SystemExit):
+                study.claim(proposal, worker, toy.space())
+        assert study._trials() == []
+        number = study.claim(proposal, worker, toy.space()).number
+    (trial,) = Study.open("toy", toy.url(tmp_path))._trials()
+    assert (trial.number, trial.state, trial.params) == (number, TrialState.RUNNING, proposal.params)
+    assert {"architecture", "placements", "control", "worker"} <= trial.user_attrs.keys()
 
 
 def test_two_processes_share_a_budget(tmp_path: Path) -> None:
