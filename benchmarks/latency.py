@@ -27,6 +27,7 @@ from nas import placement, proxy
 from nas.architecture import Architecture, Placement
 from nas.evaluation import Latency
 from nas.latency import device_words, measure
+from nas.protocol import PRECISIONS
 
 PLACED = (
     (("se", 4),),
@@ -67,6 +68,7 @@ def calls(arguments: argparse.Namespace, device: torch.device, seed: int) -> lis
             batch=batch,
             device_words=device_words(device),
             runtime=arguments.runtime,
+            precision=arguments.precision,
             max_seconds=arguments.seconds,
         )
     return [found[number] for number in range(len(PLACED))]
@@ -87,6 +89,7 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=64, help="pixels (default: 64)")
     parser.add_argument("--batch", type=int, default=1, help="images in a pass (default: 1)")
     parser.add_argument("--runtime", default="eager")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="threads of the CPU (default: 1)")
     parser.add_argument("--seconds", type=float, default=2.0, help="longest sampling of one ratio (default: 2)")
@@ -95,7 +98,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = proxy.select_device(arguments.device)
     shown = f"{arguments.backbone} at {arguments.resolution} px, batch {arguments.batch}, {arguments.runtime}"
-    print(f"{shown}, {device_words(device)}")
+    print(f"{shown}, {arguments.precision}, {device_words(device)}")
 
     started = time.perf_counter()
     first = calls(arguments, device, seed=0)

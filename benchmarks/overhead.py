@@ -2,7 +2,7 @@
 
     python benchmarks/overhead.py                       # the default command: 50 trials
     python benchmarks/overhead.py --budget 20 --data path/to/images --backbone resnet18
-    python benchmarks/overhead.py --trials 500          # evaluations that cost nothing: does a late trial cost more?
+    python benchmarks/overhead.py --trials 500          # training and timing take no time: does a late trial cost more?
 
 The first form runs a search and says where its time went, in seconds and as a share of the whole: start (imports, data,
 checking every block), training, timing, building the models of both, proposing, writing the study's files, and the rest
@@ -15,15 +15,17 @@ from __future__ import annotations
 import argparse
 import collections
 import itertools
+import random
+import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "study"))
+if TYPE_CHECKING:
+    from nas.study import Study
 
 
 class Watch:
@@ -53,7 +55,7 @@ class Watch:
 def of_a_search(arguments: argparse.Namespace) -> None:
     watch = Watch()
     begun = time.perf_counter()
-    from nas import run, timing, trainer
+    from nas import cli, run, timing, trainer
     from nas.settings import Settings
     from nas.study import loop
 
@@ -63,11 +65,13 @@ def of_a_search(arguments: argparse.Namespace) -> None:
     watch.wrap(loop, "propose", "proposing")
     watch.wrap(run, "write_files", "files")
     start = 0.0
+    progress = cli._Progress(arguments.budget)
 
-    def on_start(_study: object) -> None:
+    def on_start(study: Study) -> None:
         nonlocal start
         start = time.perf_counter() - begun
         watch.seconds.clear()
+        progress.start(study)
 
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(
@@ -77,7 +81,8 @@ def of_a_search(arguments: argparse.Namespace) -> None:
             device=arguments.device,
             studies=folder,
         )
-        result = run.search(settings, on_start=on_start)
+        result = run.search(settings, on_start=on_start, on_trial=progress.update)
+        progress.close()
         whole = time.perf_counter() - begun
         protocol = result.study.protocol
         result.study.close()
@@ -91,24 +96,48 @@ def of_a_search(arguments: argparse.Namespace) -> None:
 
 
 def of_a_long_study(arguments: argparse.Namespace) -> None:
-    import toy
-
-    from nas.files import Sparing
-    from nas.run import write_files
-    from nas.study import run
+    from nas import cli, placement, run
+    from nas.evaluation import Latency
+    from nas.proxy import Curve
+    from nas.settings import Settings
+    from nas.timing import Timer
+    from nas.trainer import Trainer
 
     began: list[float] = []
 
-    def evaluate(architecture: Any) -> Any:
-        began.append(time.perf_counter())
-        return toy.evaluate(architecture)
+    def effect(model: Any, kind: str) -> float:
+        """Return a sum of effects of the blocks of a model, the same each time."""
+        blocks = enumerate(placement.blocks(model))
+        return sum(random.Random(f"{kind} {stage} {type(block).__name__}").random() for stage, block in blocks)
 
-    space = toy.space(("se", "eca", "cbam", "coord", "gc", "sge", "simam", "bam"))
-    with tempfile.TemporaryDirectory() as folder:
-        study = toy.create(Path(folder), resolved=space)
-        keep_up = Sparing(lambda: write_files(study, Path(folder) / "toy"))
-        run(study, evaluate, space=space, budget=arguments.trials, on_trial=lambda _: keep_up())
-        study.close()
+    def train(_trainer: Trainer, model: Any, **_: Any) -> Curve:
+        accuracy = 0.8 + 0.02 * effect(model, "accuracy") + 0.01 * random.Random(len(began)).random()
+        return Curve(accuracies=(accuracy,), losses=(1.0,), seconds=1e-9)
+
+    def timed(_timer: Timer, model: Any, bench: Any) -> Latency:
+        began.append(time.perf_counter())
+        ratio = 1 + 0.1 * effect(model, "latency")
+        low, high = 0.99 * ratio, 1.01 * ratio
+        return Latency(
+            median_ms=ratio,
+            low_ms=low,
+            high_ms=high,
+            ratio=ratio,
+            ratio_low=low,
+            ratio_high=high,
+            bare_ms=1.0,
+            n=30,
+            batch_size=1,
+            device=bench.protocol.device,
+        )
+
+    folder = tempfile.mkdtemp()
+    settings = Settings(budget=arguments.trials, repeats=0, studies=folder, data=arguments.data)
+    with mock.patch.object(Trainer, "train", train), mock.patch.object(Timer, "_time", timed):
+        progress = cli._Progress(arguments.trials)
+        run.search(settings, on_start=progress.start, on_trial=progress.update).study.close()
+        progress.close()
+    shutil.rmtree(folder)
     gaps = [later - earlier for earlier, later in itertools.pairwise(began)]
     tenth = max(1, len(gaps) // 10)
     medians = [statistics.median(gaps[start : start + tenth]) for start in range(0, len(gaps) - tenth + 1, tenth)]
@@ -121,7 +150,7 @@ def of_a_long_study(arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", type=int, default=50, help="trials of the search (default: 50)")
-    parser.add_argument("--trials", type=int, help="trials of a study whose evaluations cost nothing")
+    parser.add_argument("--trials", type=int, help="trials of a search that neither trains nor times")
     parser.add_argument("--data", default="digits")
     parser.add_argument("--backbone")
     parser.add_argument("--device", default="auto")

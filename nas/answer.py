@@ -171,8 +171,10 @@ def accuracy_text(row: Row) -> str:
 
 
 def ratio_text(row: Row) -> str:
-    """Return the latency ratio and its interval, such as ``1.083 [1.071, 1.094]``."""
-    return f"{row.latency_ratio:.3f} [{row.ratio_low:.3f}, {row.ratio_high:.3f}]"
+    """Return the latency ratio and its interval, such as ``1.083 [1.071, 1.094]``, and whether it is unstable."""
+    return f"{row.latency_ratio:.3f} [{row.ratio_low:.3f}, {row.ratio_high:.3f}]" + (
+        " unstable" if row.unstable else ""
+    )
 
 
 def ms_text(milliseconds: float) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import islice
 
 import torch
@@ -24,11 +25,17 @@ AHEAD = 2
 """Batches that are on their way to the device while one is used."""
 
 
-def place(data: SearchData, device: torch.device) -> SearchData:
-    """Return the data where training on a device finds them: on it, or on the host if they would crowd a GPU."""
+def place(data: SearchData, device: torch.device, workers: int = 1) -> SearchData:
+    """Return the data where training on a device finds them: on it, or on the host if they would crowd a GPU.
+
+    Args:
+        data: The images, on the host or on the device.
+        device: Where they are used.
+        workers: Processes that train on the device at once; each brings its own images.
+    """
     if device.type == "cuda" and data.train.images.device.type == "cpu":
         free, _ = torch.cuda.mem_get_info(device)
-        if data.train.images.nbytes + data.val.images.nbytes > RESIDENT_SHARE * free:
+        if data.train.images.nbytes + data.val.images.nbytes > RESIDENT_SHARE * free / workers:
             return data
     return data.to(device)
 
@@ -59,7 +66,7 @@ def _is_resident(split: Split, device: torch.device) -> bool:
 
 def _streamed(split: Split, rows: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches of a split that stays on the host; on CUDA the copies run beside the training."""
-    side = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+    side = _side_stream(device) if device.type == "cuda" else None
 
     def send(chosen: Tensor) -> tuple[list[Tensor], torch.cuda.Event | None]:
         # Only the batch is pinned: the split may be larger than what a system likes to lock. torch keeps a pinned
@@ -81,6 +88,12 @@ def _streamed(split: Split, rows: Sequence[Tensor], device: torch.device) -> Ite
             for tensor in (images, labels):  # or its memory would go to the next copy while it is still read
                 tensor.record_stream(current)
         yield images, labels
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream of a device's copies. One for all: what is freed serves later work of the same stream only."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _gather(source: Tensor, rows: Tensor, *, pinned: bool) -> Tensor:

@@ -138,7 +138,7 @@ def _print_confirmation(confirmation: Confirmation, further: int) -> None:
 
 
 class _Progress:
-    """A bar on stderr: trials done, front size, best accuracy, time left."""
+    """A bar on stderr: trials done, time left; and as often as it takes little time, front size and best accuracy."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
@@ -147,16 +147,14 @@ class _Progress:
     def start(self, study: Study) -> None:
         from tqdm import tqdm
 
+        from nas.files import Sparing
+
         self._bar = tqdm(total=self._budget, initial=min(study.finished(), self._budget), unit="trial", smoothing=0.1)
+        self._describe = Sparing(lambda: self._bar.set_postfix_str(_state(study), refresh=False))
 
     def update(self, study: Study) -> None:
-        rows = study.rows()
-        self._bar.set_postfix_str(
-            f"front {sum(row.on_front for row in rows)}, best {max((row.accuracy for row in rows), default=0):.1%}"
-            + (f", failed {len(study.failures())}" if study.failures() else ""),
-            refresh=False,
-        )
-        self._bar.update(min(len(rows), self._budget) - self._bar.n)
+        self._describe()
+        self._bar.update(min(study.finished(), self._budget) - self._bar.n)
 
     def replicate(self, architecture: Architecture, replicate: Replicate) -> None:
         words = f"again with seed {replicate.seed}: {replicate.accuracy:.1%}, {architecture.describe()}"
@@ -165,6 +163,13 @@ class _Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def _state(study: Study) -> str:
+    """Return in a few words where a study stands."""
+    rows, failures = study.rows(), study.failures()
+    words = f"front {sum(row.on_front for row in rows)}, best {max((row.accuracy for row in rows), default=0):.1%}"
+    return words + (f", failed {len(failures)}" if failures else "")
 
 
 def _export(arguments: argparse.Namespace) -> int:

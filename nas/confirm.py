@@ -87,8 +87,10 @@ def with_probabilities(rows: Iterable[Row], *, draws: int = DRAWS, seed: int = 0
 
     The share of draws in which no other row dominates it. In each draw every accuracy is normal as :func:`shrink` has
     it, with the variance of the seed over the number of seeds, and every ratio is normal with a quarter of its 95 %
-    interval as standard deviation (its width / 3.92); the bare backbone's ratio is 1. The choice of validation
-    images is not drawn: it is the same for all. Rows whose seed noise is unknown stay as they are.
+    interval as standard deviation (its width / 3.92); the bare backbone's ratio is 1. The variance of the seed is one
+    estimate for all, and known as well as its degrees of freedom say: one factor of a draw, degrees over a chi-square
+    variable, scales all accuracies' variances. The choice of validation images is not drawn: it is the same for all.
+    Rows whose seed noise is unknown stay as they are.
 
     Args:
         rows: All finished trials of a study.
@@ -104,7 +106,9 @@ def with_probabilities(rows: Iterable[Row], *, draws: int = DRAWS, seed: int = 0
     widths = np.array([row.ratio_high - row.ratio_low if row.architecture.placements else 0.0 for row in rows]) / 3.92
     generator = np.random.default_rng(seed)
     shape = (draws, len(rows))
-    accuracy = means + deviations * generator.standard_normal(shape)
+    degrees = rows[0].seed_degrees
+    factors = np.sqrt(degrees / generator.chisquare(degrees, size=(draws, 1))) if degrees else 1.0
+    accuracy = means + factors * deviations * generator.standard_normal(shape)
     ratio = ratios + widths * generator.standard_normal(shape)
     shares = on_fronts(accuracy, ratio).mean(axis=0)
     return [dataclasses.replace(row, front_probability=float(share)) for row, share in zip(rows, shares, strict=True)]

@@ -26,9 +26,9 @@ class Latency:
     bare_ms: float
     """Median time of one forward pass of the bare backbone in the same call, in milliseconds."""
     ratio: float
-    """Median over the pairs of candidate time / bare time."""
+    """Candidate time / bare time: the trimmed mean over the rounds of the median over a round's pairs."""
     ratio_low: float
-    """Lower end of the 95 % interval of the ratio."""
+    """Lower end of the 95 % interval of the ratio, from the spread between rounds."""
     ratio_high: float
     """Upper end of the 95 % interval of the ratio."""
     n: int

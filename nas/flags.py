@@ -7,6 +7,7 @@ import ast
 from typing import Any, NoReturn
 
 import nas
+from nas.protocol import PRECISIONS
 
 WRONG_USE = 2
 """Exit status of wrong use and bad input."""
@@ -145,9 +146,9 @@ def _certainty_flags(certainty: argparse._ArgumentGroup) -> None:
     certainty.add_argument(
         "--repeats",
         type=int,
-        default=3,
+        default=7,
         metavar="N",
-        help="further seeds of the bare backbone at the end, to know the noise of the seed (default: 3)",
+        help="further seeds of the bare backbone at the end, to know the noise of the seed (default: 7)",
     )
     certainty.add_argument(
         "--confirm",
@@ -276,6 +277,11 @@ def _latency_flags(latency: argparse._ArgumentGroup) -> None:
         help="height and width of the images that are timed (default: those that are trained on)",
     )
     latency.add_argument(
+        "--latency-precision",
+        choices=PRECISIONS,
+        help="of what is timed (default: as in training; float32 in onnxruntime and on another device)",
+    )
+    latency.add_argument(
         "--latency-seconds", type=float, default=2.0, metavar="S", help="longest sampling of one latency (default: 2)"
     )
 
@@ -289,8 +295,11 @@ def _limit_flags(limits: argparse._ArgumentGroup) -> None:
 
 
 def _share(text: str) -> float:
-    """Read a share such as ``5%`` or ``0.05``."""
-    return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    """Read a share such as ``5%`` or ``0.05``; whoever writes 5 means 5 %, and would get 500 %."""
+    share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    if share >= 1 and not text.endswith("%"):
+        raise argparse.ArgumentTypeError(f"write {text}% for {share:g} per cent, or {100 * share:g}%")
+    return share
 
 
 def _count(text: str) -> int:

@@ -42,6 +42,8 @@ class Row:
     """Lower end of the 95 % interval of the ratio."""
     ratio_high: float
     """Upper end of the 95 % interval of the ratio."""
+    unstable: bool = False
+    """Whether the machine was too busy for the ratio to be relied on."""
     beyond: str = ""
     """Which limits it exceeds, in words: the bare backbone is evaluated all the same."""
     parameters: int

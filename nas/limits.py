@@ -31,12 +31,16 @@ class Limits:
         return any(value is not None for value in dataclasses.asdict(self).values())
 
     def excess(self, cost: Cost) -> dict[str, float]:
-        """Return for each limit how far a cost is beyond it, as a share of the limit: 0 or less is within."""
+        """Return for each limit how far a cost is beyond it, as a share of the limit: 0 or less is within.
+
+        Of an unstable ratio the lower end of its interval counts, lest a busy machine turn architectures away.
+        """
         found = {}
+        ratio = cost.latency.ratio_low if cost.latency.unstable else cost.latency.ratio
         if self.latency_ms is not None:
-            found["latency_ms"] = cost.latency_ms / self.latency_ms - 1
+            found["latency_ms"] = ratio * cost.reference_ms / self.latency_ms - 1
         if self.slowdown is not None:
-            found["slowdown"] = cost.latency.ratio / (1 + self.slowdown) - 1
+            found["slowdown"] = ratio / (1 + self.slowdown) - 1
         if self.parameters is not None:
             found["parameters"] = cost.parameters / self.parameters - 1
         return found

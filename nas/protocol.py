@@ -76,8 +76,12 @@ class Protocol:
     """Height and width of the images that are timed, in pixels; None for those that are trained on."""
     latency_device: str = ""
     """The device that is timed, in words; empty for the one that trains."""
+    latency_precision: str | None = None
+    """``float32`` or ``bfloat16`` for what is timed; None for the precision of the training."""
     latency_runtime: str = "eager"
     """What runs the models that are timed: ``eager``, ``compile`` (torch.compile) or ``onnxruntime``."""
+    latency_software: str = ""
+    """Version of the runtime that times, where it is not torch."""
     software: str = ""
     """Versions of torch and timm."""
     model_kwargs: Mapping[str, ModelValue] = field(default_factory=dict)
@@ -95,7 +99,9 @@ class Protocol:
 
     def __post_init__(self) -> None:
         choices_of = {"optimizer": OPTIMIZERS, "precision": PRECISIONS, "augmentation": AUGMENTATIONS}
-        for name, choices in {**choices_of, "latency_runtime": RUNTIMES}.items():
+        choices_of |= {"latency_runtime": RUNTIMES}
+        choices_of |= {"latency_precision": PRECISIONS} if self.latency_precision is not None else {}
+        for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, but got {getattr(self, name)!r}")
         for name in ("num_classes", "channels", "resolution", "epochs", "batch_size", "latency_batch_size"):
@@ -161,7 +167,8 @@ class Protocol:
     def latency_hash(self) -> str:
         """Sixteen hexadecimal digits that two protocols share exactly when they time the same networks alike."""
         timed = {name: value for name, value in self.to_dict().items() if name in _TIMED or name.startswith("latency_")}
-        return _hash({**timed, "latency_resolution": self.latency_resolution or self.resolution})
+        timed |= {"latency_resolution": self.latency_resolution or self.resolution}
+        return _hash({**timed, "latency_precision": self.latency_precision or self.precision})
 
     @property
     def training_hash(self) -> str:
@@ -169,7 +176,7 @@ class Protocol:
         return _hash({name: value for name, value in self.to_dict().items() if not name.startswith("latency_")})
 
 
-_TIMED = ("num_classes", "channels", "model_kwargs", "precision", "channels_last", "seed", "device", "software")
+_TIMED = ("num_classes", "channels", "model_kwargs", "channels_last", "seed", "device", "software")
 """Fields, besides those that begin with ``latency_``, on which a latency depends."""
 
 

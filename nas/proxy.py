@@ -161,11 +161,12 @@ def calibrate(model: nn.Module, images: torch.Tensor, data: SearchData, protocol
     model.eval()  # dropout and stochastic depth stay off: the statistics are for evaluation
     for module in norms:
         module.reset_running_stats()
-        module.momentum = None  # torch's word for a plain average over all batches
         module.train()
     device = _device(model)
     factors = batches.normalisation(data, device)
-    for start in range(0, len(images) - size + 1, size):
+    for number, start in enumerate(range(0, len(images) - size + 1, size), 1):
+        for module in norms:
+            module.momentum = 1 / number  # the plain average; for None torch would ask the device for the number
         with autocast(protocol, device):
             model(batches.inputs(images[start : start + size].to(device), factors, protocol))
     for module, momentum in zip(norms, momenta, strict=True):

@@ -22,7 +22,7 @@ FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "latency_ms", "latency_r
 SEED_FIGURES = ("seeds", "seed_error", "seed_degrees", "front_probability")
 CSV_COLUMNS = (
     *("trial", "architecture", *FIGURES, "parameters", "macs", "on_front", "control", "placements"),
-    *SEED_FIGURES,
+    *(*SEED_FIGURES, "unstable"),
 )
 """Columns of ``front.csv``; ``architecture`` is the id, ``placements`` the description in words. ``seed_error`` and
 ``front_probability`` are empty while the noise of the seed is unknown."""
@@ -158,7 +158,14 @@ def write_front_csv(rows: Iterable[Row], path: str | Path) -> None:
         figures = [getattr(row, name) for name in FIGURES]
         tail = [row.parameters, row.macs, row.on_front, row.control, row.architecture.describe()]
         writer.writerow(
-            [row.trial, row.architecture.id, *figures, *tail, *(getattr(row, name) for name in SEED_FIGURES)]
+            [
+                row.trial,
+                row.architecture.id,
+                *figures,
+                *tail,
+                *(getattr(row, name) for name in SEED_FIGURES),
+                row.unstable,
+            ]
         )
     files.replace(path, text.getvalue().encode())
 

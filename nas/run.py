@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from nas import export, files, report
 from nas.answer import recommend
 from nas.confirm import with_probabilities
+from nas.evaluation import EvaluationError
 from nas.protocol import Protocol
 from nas.settings import Settings, declared_space, made_for_data, make_protocol
 from nas.study import Confirmation, Outcome, RunFailed, Study, confirm, run
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from nas.architecture import Architecture
     from nas.data import Splits
+    from nas.evaluate import Evaluator
+    from nas.replicate import Replicator
     from nas.seeds import Replicate
     from nas.space import ResolvedSpace, SearchSpace
     from nas.timing import Timer
@@ -72,8 +75,73 @@ def search(
     Raises:
         ValueError: If something is wrong with the settings, the data, the space, the backbone or the storage.
         EvaluationError: If a block of the space cannot run at a stage.
-        nas.study.RunFailed: If three trials in a row failed for the same reason.
+        nas.study.RunFailed: If trials failed for the same reason, one after the other; see :func:`nas.study.run`.
     """
+    ready = _ready(settings, on_weights)
+    study = ready.study
+    keep_up = files.Sparing(lambda: write_files(study, settings.folder))
+
+    def after_trial(study: Study) -> None:
+        keep_up()
+        if on_trial is not None:
+            on_trial(study)
+
+    def after_replicate(architecture: Architecture, replicate: Replicate) -> None:
+        keep_up()
+        if on_replicate is not None:
+            on_replicate(architecture, replicate)
+
+    keep_up(now=True)
+    if on_start is not None:
+        on_start(study)
+    try:
+        if not alone:
+            ready.time_reference()
+        with _quick_collections(), crew(_help, settings, 0 if alone else settings.workers_per_device - 1):
+            outcome = run(
+                study,
+                ready.evaluator,
+                space=ready.space,
+                budget=settings.budget,
+                sampler=settings.sampler,
+                seed=settings.seed,
+                on_trial=after_trial,
+            )
+        confirmation = confirm(
+            study,
+            ready.replicator,
+            repeats=0 if alone else settings.repeats,
+            further=0 if alone else settings.confirm,
+            on_replicate=after_replicate,
+        )
+    except BaseException as error:
+        with suppress(Exception):  # what went wrong is told, not what went wrong because of it
+            keep_up(now=True)
+        if isinstance(error, ValueError):  # the settings were checked: whatever is wrong now is not theirs
+            raise RunFailed(f"{type(error).__name__}: {error}") from error
+        raise
+    keep_up(now=True)
+    return Result(study=study, outcome=outcome, confirmation=confirmation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ready:
+    """A search whose settings are found to be right, and whose study is open."""
+
+    study: Study
+    space: ResolvedSpace
+    evaluator: Evaluator
+    replicator: Replicator
+
+    def time_reference(self) -> None:
+        """Time the bare backbone before other processes begin; if it cannot be timed, its trial says why."""
+        for backbone in self.space.sites:
+            with suppress(EvaluationError):
+                self.evaluator.time_reference(backbone)
+
+
+def _ready(settings: Settings, on_weights: Callable[[str], None] | None) -> _Ready:
+    """Check the settings against data, device and backbone, and open the study."""
     declared = declared_space(settings)
     from nas.evaluate import Evaluator  # torch and timm, once the cheap mistakes are ruled out
     from nas.replicate import Replicator
@@ -92,50 +160,13 @@ def search(
         limits=settings.limits,
         inputs=settings.inputs,
     )
-    evaluator = Evaluator(trainer, study.store, timer, settings.limits)  # a warm start changes nothing in the timing
     files.replace(settings.folder / "split.json", json.dumps(splits.record()).encode())
-
-    keep_up = files.Sparing(lambda: write_files(study, settings.folder))
-
-    def after_trial(study: Study) -> None:
-        keep_up()
-        if on_trial is not None:
-            on_trial(study)
-
-    def after_replicate(architecture: Architecture, replicate: Replicate) -> None:
-        keep_up()
-        if on_replicate is not None:
-            on_replicate(architecture, replicate)
-
-    keep_up(now=True)
-    if on_start is not None:
-        on_start(study)
-    try:
-        with _quick_collections(), crew(_help, settings, 0 if alone else settings.workers_per_device - 1):
-            outcome = run(
-                study,
-                evaluator,
-                space=resolved,
-                budget=settings.budget,
-                sampler=settings.sampler,
-                seed=settings.seed,
-                on_trial=after_trial,
-            )
-        confirmation = confirm(
-            study,
-            Replicator(trainer, study.store),
-            repeats=0 if alone else settings.repeats,
-            further=0 if alone else settings.confirm,
-            on_replicate=after_replicate,
-        )
-    except BaseException as error:
-        with suppress(Exception):  # what went wrong is told, not what went wrong because of it
-            keep_up(now=True)
-        if isinstance(error, ValueError):  # the settings were checked: whatever is wrong now is not theirs
-            raise RunFailed(f"{type(error).__name__}: {error}") from error
-        raise
-    keep_up(now=True)
-    return Result(study=study, outcome=outcome, confirmation=confirmation)
+    return _Ready(
+        study=study,
+        space=resolved,
+        evaluator=Evaluator(trainer, study.store, timer, settings.limits),  # a warm start changes nothing in the timing
+        replicator=Replicator(trainer, study.store),
+    )
 
 
 @contextmanager
@@ -195,7 +226,8 @@ def _prepared(
         threads = max(1, torch.get_num_threads() // settings.workers_per_device)
         with threads_of_torch(threads):  # another number of threads rounds otherwise
             protocol = dataclasses.replace(protocol, device=device_words(device))
-    return splits, Trainer(splits.search(), protocol, device, weights, threads=threads), timed
+    workers = settings.workers_per_device
+    return splits, Trainer(splits.search(), protocol, device, weights, threads=threads, workers=workers), timed
 
 
 def _checked(resolved: ResolvedSpace, trainer: Trainer, timed: torch.device) -> Timer:

@@ -86,7 +86,7 @@ class Settings:
     compile: bool = False
     """Whether the training is compiled by torch.compile."""
     precision: str | None = None
-    """``float32`` or ``bfloat16``, in training and timing."""
+    """``float32`` or ``bfloat16`` in training."""
     latency_batch_size: int = 1
     """Images in one timed forward pass."""
     latency_seconds: float = 2.0
@@ -95,6 +95,8 @@ class Settings:
     """Height and width of the images that are timed, in pixels; those that are trained on by default."""
     latency_device: str | None = None
     """The device that is timed, if it is not the one that trains."""
+    latency_precision: str | None = None
+    """``float32`` or ``bfloat16`` of what is timed; that of the training by default, on its device in torch."""
     max_latency_ms: float | None = None
     """Latency in ms beyond which nothing is trained."""
     max_slowdown: float | None = None
@@ -111,7 +113,7 @@ class Settings:
     """``auto``, ``additive``, ``gp``, ``tpe``, ``nsga2`` or ``random``."""
     seed: int = 0
     """Seed of the split, the weights, the training and the proposals."""
-    repeats: int = 3
+    repeats: int = 7
     """Further seeds with which the bare backbone is trained at the end, to know the noise of the seed."""
     confirm: int = 0
     """Further seeds with which each member of the front is trained at the end."""
@@ -236,9 +238,11 @@ def make_protocol(
 ) -> Protocol:
     """Return the protocol of a search: the settings, and where they are silent what suits the data and the device."""
     from nas import evaluate
-    from nas.latency import device_words
+    from nas.latency import device_words, runtime_software
 
     embedded = settings.data == "digits"
+    precision = _given(settings.precision, "bfloat16" if _has_bfloat16(device) else "float32")
+    as_trained = (timed is None or timed == device) and settings.runtime != "onnxruntime"
     return Protocol(
         data=Path(settings.data).name if Path(settings.data).exists() else settings.data,
         data_hash=splits.hash,
@@ -252,11 +256,11 @@ def make_protocol(
         learning_rate=settings.usual_rate(trained=settings.is_trained),
         weight_decay=settings.weight_decay,
         label_smoothing=settings.label_smoothing,
-        augmentation=_given(settings.augmentation, "shift" if embedded else "shift+flip"),
+        augmentation=_given(settings.augmentation, "shift" if _is_writing(settings.data) else "shift+flip"),
         mirror_validation=settings.mirror_validation,
         average_epochs=settings.average_epochs,
         compile=settings.compile,
-        precision=_given(settings.precision, "bfloat16" if _has_bfloat16(device) else "float32"),
+        precision=precision,
         channels_last=device.type in ("cpu", "cuda"),  # quicker on both for nearly every convolutional backbone
         seed=settings.seed,
         device=device_words(device),
@@ -264,7 +268,9 @@ def make_protocol(
         latency_seconds=settings.latency_seconds,
         latency_resolution=settings.latency_resolution or splits.resolution,
         latency_device=device_words(timed or device),
+        latency_precision=_given(settings.latency_precision, precision if as_trained else "float32"),
         latency_runtime=settings.runtime,
+        latency_software=runtime_software(settings.runtime),
         software=evaluate.software(),
         model_kwargs=model_kwargs or {},
         weights=weights.words if weights is not None else "",
@@ -272,6 +278,11 @@ def make_protocol(
         and weights is not None,  # what is to be trained first is not frozen yet
         block_lr_factor=settings.block_lr_factor,
     )
+
+
+def _is_writing(data: str) -> bool:
+    """Tell whether images would mean something else, or nothing, in the mirror: digits and characters."""
+    return data == "digits" or data.lower() in ("torch/mnist", "torch/kmnist", "torch/qmnist")
 
 
 def _given(value: T | None, default: T) -> T:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import sqlite3
+from functools import cache
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -143,6 +144,7 @@ class Store:
         """Open the tables; :meth:`create` makes them."""
         arguments = {"timeout": BUSY_TIMEOUT_SECONDS} if sqlite_path(url) is not None else {}
         self._engine = sa.create_engine(url, connect_args=arguments, pool_pre_ping=True)
+        self._parsed = cache(Evaluation.from_json)  # a search reads all of them before every trial
 
     def create(self) -> None:
         """Create the tables where they are missing.
@@ -180,7 +182,8 @@ class Store:
             _EVALUATIONS.c.protocol_hash == protocol_hash
         )
         with self._engine.connect() as connection:
-            return {row.architecture_id: Evaluation.from_json(row.json) for row in connection.execute(query)}
+            rows = [(row.architecture_id, row.json) for row in connection.execute(query)]
+        return {identifier: self._parsed(text) for identifier, text in rows}
 
     def cost(self, architecture: Architecture, latency_hash: str) -> Cost | None:
         """Return what is known to be the cost of an architecture; the hash is ``Protocol.latency_hash``."""

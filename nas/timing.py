@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -34,12 +35,14 @@ class Timer:
         protocol = trainer.protocol
         self._trainer = trainer
         self._device = device or trainer.device
-        self._lock = DeviceLock(lock_name(self._device))
+        # Whoever trains drives the device from a core of the CPU: neither of the two may be in use.
+        self._locks = [DeviceLock(name) for name in sorted({lock_name(self._device), lock_name(trainer.device)})]
         self._benches: dict[str, _Bench] = {}
         self._protocol = dataclasses.replace(
             protocol,
             resolution=protocol.latency_resolution or protocol.resolution,
             device=protocol.latency_device or protocol.device,
+            precision=protocol.latency_precision or protocol.precision,
             channels_last=protocol.channels_last and self._device.type in ("cpu", "cuda"),
         )
 
@@ -52,7 +55,7 @@ class Timer:
         """
         bench = self._bench(backbone)
         try:
-            with torch.inference_mode(), proxy.autocast(bench.protocol, self._device):
+            with torch.inference_mode():
                 bench.runtime.begin()
                 bench.runtime.fresh(bench.bare)()
         except RuntimeError as error:
@@ -86,7 +89,9 @@ class Timer:
 
     def _time(self, model: nn.Module, bench: _Bench) -> Latency:
         protocol = bench.protocol
-        with self._lock.timing():
+        with ExitStack() as alone:
+            for lock in self._locks:
+                alone.enter_context(lock.timing())
             return measure(
                 model,
                 bench.bare,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -32,6 +33,7 @@ class Trainer:
         device: torch.device,
         weights: placement.Weights | None = None,
         threads: int | None = None,
+        workers: int = 1,
     ) -> None:
         """Bring the data to the device, if they leave it room to train.
 
@@ -41,24 +43,28 @@ class Trainer:
             device: The device that ``protocol.device`` names.
             weights: The trained weights that ``protocol.weights`` names.
             threads: Threads of the CPU that a training may take; None for torch's own number.
+            workers: Processes that train on the device at once, this one among them.
 
         Raises:
             ValueError: If the weights are not those of the protocol, or the protocol asks for torch.compile and it does
                 not work here.
         """
-        if (weights.words if weights is not None else "") != protocol.weights:
-            raise ValueError(f"the protocol needs the weights {protocol.weights!r}")
-        self.data = batches.place(data, device)
-        self.protocol = protocol
         self.device = device
-        self.weights = weights
         self.threads = threads
         self._plans: dict[str, placement.Plan] = {}
+        self._bind(protocol, weights)
         if device.type == "cuda":
             torch.cuda.set_device(device)
             torch.backends.cudnn.benchmark = True  # shapes do not change between steps: the quickest kernels are found
+        self.data = batches.place(data, device, workers)
+
+    def _bind(self, protocol: Protocol, weights: placement.Weights | None) -> None:
+        if (weights.words if weights is not None else "") != protocol.weights:
+            raise ValueError(f"the protocol needs the weights {protocol.weights!r}")
         if protocol.compile:
-            proxy.check_compiler(device)
+            proxy.check_compiler(self.device)
+        self.protocol = protocol
+        self.weights = weights
 
     def under(self, **changes: Any) -> Trainer:
         """Return a trainer whose protocol differs in some fields; it shares the data and what is known of backbones."""
@@ -69,8 +75,8 @@ class Trainer:
         return self._other(weights, {"weights": weights.words, **changes})
 
     def _other(self, weights: placement.Weights | None, changes: dict[str, Any]) -> Trainer:
-        other = Trainer(self.data, dataclasses.replace(self.protocol, **changes), self.device, weights, self.threads)
-        other._plans = self._plans
+        other = copy.copy(self)
+        other._bind(dataclasses.replace(self.protocol, **changes), weights)
         return other
 
     def plan(self, backbone: str) -> placement.Plan:

@@ -21,6 +21,7 @@ from nas.study import Study
 
 if TYPE_CHECKING:
     from nas.data import Splits
+    from nas.protocol import Protocol
     from nas.trainer import Trainer
 
 EPOCHS_FACTOR = 5
@@ -61,7 +62,7 @@ def verify(
     Args:
         study: The study.
         settings: What is asked for.
-        folder: Where the files are written, and below whose parent the search kept its warm start.
+        folder: Where the files are written.
         on_event: Called with a line about each step.
 
     Returns:
@@ -81,7 +82,7 @@ def verify(
     from nas.replicate import Replicator  # torch, once the cheap mistakes are ruled out
 
     splits = splits_of(study, settings.data)
-    trainer = _trainer(study, splits, settings.device, Path(folder).parent / "warm", say)
+    trainer = _trainer(study, splits, settings.device)
     train = Replicator(trainer, study.store, splits.test)
     say(f"{len(chosen)} architectures, trained {len(seeds)} times each for {epochs} epochs")
     found, failures = _train_all(chosen, seeds, lambda row, seed: train(row.architecture, seed, epochs), say)
@@ -96,8 +97,8 @@ def verify(
     result = trust.assess(entries, settings.top)
     facts = {
         "Study": f"{study.name}, {len(rows)} finished trials; the proxy trains for {study.protocol.epochs} epochs",
-        "Full training": f"{epochs} epochs, otherwise as the proxy; of each architecture {len(seeds)}, with seeds that "
-        "the search did not use",
+        "Full training": f"{epochs} epochs, otherwise as the proxy{_start_words(study.protocol, trainer.protocol)}; "
+        f"of each architecture {len(seeds)}, with seeds that the search did not use",
         "Test split": f"{len(splits.test)} images that the search never saw (validation: {len(splits.val)})",
         "Device": f"{trainer.protocol.device}; {trainer.protocol.software}",
     }
@@ -105,6 +106,13 @@ def verify(
     files.replace(Path(folder) / "verify.md", text.encode())
     files.replace(Path(folder) / "verify.csv", trust.csv_text(result).encode())
     return text
+
+
+def _start_words(proxy: Protocol, full: Protocol) -> str:
+    """Return in words from where full trainings start, if not from where the proxy does."""
+    if not proxy.warm_epochs:
+        return ""
+    return f", but from {full.weights or 'fresh weights'} instead of the warm start, at {full.learning_rate:g}"
 
 
 def choose(rows: Sequence[Row], top: int, others: int) -> list[Row]:
@@ -189,9 +197,9 @@ def _inputs(study: Study) -> dict[str, Any]:
     return study.inputs
 
 
-def _trainer(study: Study, splits: Splits, device_name: str, warm_folder: Path, say: Callable[[str], None]) -> Trainer:
-    """Return the trainer of the study's trials, on a device that may be another."""
-    from nas import placement, proxy, warm
+def _trainer(study: Study, splits: Splits, device_name: str) -> Trainer:
+    """Return what trains fully: as the study's trials are trained, but without a warm start."""
+    from nas import placement, proxy
     from nas.evaluate import software
     from nas.latency import device_words
     from nas.trainer import Trainer
@@ -209,22 +217,15 @@ def _trainer(study: Study, splits: Splits, device_name: str, warm_folder: Path, 
             checkpoint=inputs["checkpoint"],
         )
     if protocol.warm_epochs:
-        words = weights.words if weights is not None else ""
-        cold = dataclasses.replace(
-            protocol, weights=words, warm_epochs=0, warm_learning_rate=0.0, freeze_backbone=False
-        )
-        trainer = warm.start(
-            Trainer(splits.search(), cold, device, weights),
-            backbone,
-            warm_folder,
-            epochs=protocol.warm_epochs,
+        # A full training is what one would do with the answer: the whole network, from where the warm start began.
+        protocol = dataclasses.replace(
+            protocol,
+            weights=weights.words if weights is not None else "",
             learning_rate=protocol.warm_learning_rate,
-            on_event=say,
+            warm_epochs=0,
+            warm_learning_rate=0.0,
+            freeze_backbone=False,
         )
-        if trainer.protocol.weights != protocol.weights:
-            found = trainer.protocol.weights
-            raise ValueError(f"study {study.name!r} started from {protocol.weights}, but {warm_folder} has {found}")
-        weights = trainer.weights
     trainer = Trainer(splits.search(), protocol, device, weights)
     # What trains now is what the replicates are kept under.
     return trainer.under(device=device_words(device), software=software())

@@ -67,15 +67,17 @@ class TestStreaming:
         assert (streamed.accuracies, streamed.losses) == (resident.accuracies, resident.losses)
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(weights, others, strict=True))
 
-    @pytest.mark.parametrize(("room", "stays"), [(1.9, True), (2.1, False)])
+    @pytest.mark.parametrize(
+        ("room", "workers", "stays"), [(1.9, 1, True), (2.1, 1, False), (7.9, 4, True), (8.1, 4, False)]
+    )
     def test_images_that_would_crowd_a_gpu_stay_on_the_host(
-        self, data: SearchData, monkeypatch: pytest.MonkeyPatch, room: float, stays: bool
+        self, data: SearchData, monkeypatch: pytest.MonkeyPatch, room: float, workers: int, stays: bool
     ) -> None:
         size = data.train.images.nbytes + data.val.images.nbytes
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(room * size), 10 * size))
         moved: list[object] = []
         monkeypatch.setattr(SearchData, "to", lambda given, device: moved.append(device) or given)
-        assert batches.place(data, torch.device("cuda:0")) is data
+        assert batches.place(data, torch.device("cuda:0"), workers) is data
         assert moved == ([] if stays else [torch.device("cuda:0")])
 
     def test_nothing_is_asked_of_cuda_for_a_cpu(self, data: SearchData, monkeypatch: pytest.MonkeyPatch) -> None:

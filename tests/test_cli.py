@@ -84,6 +84,8 @@ def failing(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--sampler", "bayes"], "sampler must be one of auto, additive, gp, tpe, nsga2, random, but got 'bayes'"),
         (["--study", "../up"], "a study's name must be letters"),
         (["--optimizer", "lion"], "optimizer must be one of sgd, adamw, but got 'lion'"),
+        (["--max-slowdown", "5"], "argument --max-slowdown: write 5% for 5 per cent, or 500%"),
+        (["--latency-precision", "int4"], "argument --latency-precision: invalid choice: 'int4'"),
         (["--precision", "int4"], "precision must be one of float32, bfloat16, but got 'int4'"),
         (["--epochs", "0"], "epochs must be at least 1, but got 0"),
         (["--batch-size", "0"], "batch_size must be at least 1, but got 0"),

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from rows import make_row
+from scipy import stats
 
 from nas.confirm import on_fronts, shrink, unconfirmed, with_probabilities
 from nas.front import Row, mark_front, non_dominated
@@ -89,6 +90,17 @@ def test_luck_makes_a_member_less_probable() -> None:
     confirmed = [*rows[:10], known(make_row(10, 0.87, 2.95), 0.02, seeds=4)]
     lucky, sure = (with_probabilities(each)[10].front_probability for each in (rows, confirmed))
     assert lucky < sure
+
+
+def test_noise_that_is_hardly_known_makes_less_certain() -> None:
+    rows = [known(make_row(0, 0.80, 2.0, "bare"), 0.01), known(make_row(1, 0.78, 2.5), 0.01)]
+    few = [dataclasses.replace(row, seed_degrees=1) for row in rows]
+    sure, unsure = (with_probabilities(each, draws=20_000)[1].front_probability for each in (rows, few))
+    assert sure is not None
+    assert unsure is not None
+    # The difference of two means, over the noise: Student's t with as many degrees of freedom.
+    assert sure == pytest.approx(stats.t.sf(2 / 2**0.5, 20), abs=0.01)
+    assert unsure == pytest.approx(stats.t.sf(2 / 2**0.5, 1), abs=0.01)
 
 
 def test_without_the_noise_of_the_seed_there_is_no_probability() -> None:

@@ -235,6 +235,22 @@ class TestCalibrate:
             assert float(norm.running_mean[index]) == pytest.approx(sum(means) / 2, abs=1e-5)
             assert float(norm.running_var[index]) == pytest.approx(sum(variances) / 2, rel=1e-4)
 
+    def test_it_is_the_average_that_torch_calls_cumulative(self, few: SearchData) -> None:
+        ours, theirs = small_net(), small_net()
+        theirs.load_state_dict(ours.state_dict())
+        images = few.train.images[:160]
+        proxy.calibrate(ours, images, few, replace(PROTOCOL, batch_size=32))
+        norms = [module for module in theirs.modules() if isinstance(module, nn.BatchNorm2d)]
+        theirs.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        with torch.no_grad():
+            for start in range(0, len(images) - 31, 32):
+                theirs(batches.inputs(images[start : start + 32], batches.normalisation(few, CPU), PROTOCOL))
+        assert all(torch.equal(a, b) for a, b in zip(ours.buffers(), theirs.buffers(), strict=True))
+
     def test_all_else_stays(self, few: SearchData) -> None:
         model = small_net().train()
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

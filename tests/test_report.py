@@ -92,7 +92,7 @@ def test_csv_has_one_row_a_trial_and_exact_figures(tmp_path: Path) -> None:
         lines = list(csv.reader(file))
     expected = (
         "trial architecture accuracy accuracy_low accuracy_high latency_ms latency_ratio ratio_low ratio_high "
-        "parameters macs on_front control placements seeds seed_error seed_degrees front_probability"
+        "parameters macs on_front control placements seeds seed_error seed_degrees front_probability unstable"
     )
     assert lines[0] == expected.split()
     assert [int(line[0]) for line in lines[1:]] == list(range(12))
@@ -103,7 +103,7 @@ def test_csv_has_one_row_a_trial_and_exact_figures(tmp_path: Path) -> None:
     assert [line[12] for line in lines[1:5]] == list(CONTROLS)
     assert lines[1][13] == "bare backbone"
     assert lines[2][13].startswith("1: se(reduction=16); 2: se(reduction=16);")
-    assert lines[1][14:] == ["1", "", "0", ""]
+    assert lines[1][14:] == ["1", "", "0", "", "False"]
 
 
 def with_noise(rows: list[Row]) -> list[Row]:

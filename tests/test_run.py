@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -183,6 +184,34 @@ def test_an_absent_config_is_refused(tmp_path: Path) -> None:
 def protocol(tmp_path: Path, space_file: Path) -> Protocol:
     small = settings(tmp_path, space_file)
     return make_protocol(small, load_data("digits", limit=300, resolution=16), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("data", "augmentation"),
+    [("digits", "shift"), ("torch/MNIST", "shift"), ("torch/kmnist", "shift"), ("torch/cifar10", "shift+flip")],
+)
+def test_writing_is_not_mirrored(data: str, augmentation: str) -> None:
+    splits = load_data("digits", limit=300, resolution=16)
+    assert make_protocol(Settings(data=data), splits, torch.device("cpu")).augmentation == augmentation
+
+
+@pytest.mark.parametrize(
+    ("asked", "precision"),
+    [
+        ({}, "bfloat16"),
+        ({"runtime": "onnxruntime"}, "float32"),
+        ({"latency_precision": "float32"}, "float32"),
+        ({"runtime": "onnxruntime", "latency_precision": "bfloat16"}, "bfloat16"),
+    ],
+)
+def test_what_is_timed_has_the_precision_of_the_training_where_it_runs_alike(
+    asked: dict[str, Any], precision: str
+) -> None:
+    splits = load_data("digits", limit=300, resolution=16)
+    asking = Settings(precision="bfloat16", **asked)
+    assert make_protocol(asking, splits, torch.device("cpu")).latency_precision == precision
+    elsewhere = make_protocol(asking, splits, torch.device("cpu"), timed=torch.device("mps"))
+    assert elsewhere.latency_precision == asked.get("latency_precision", "float32")
 
 
 def trainer(protocol: Protocol) -> Trainer:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import itertools
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ from torch import nn
 
 from nas import placement, timing
 from nas.architecture import Architecture, Placement
+from nas.attention import BLOCKS
 from nas.data import load as load_data
 from nas.evaluate import Evaluator
 from nas.evaluation import EvaluationError, Latency
 from nas.latency import Runtime, RuntimeMissingError, measure
+from nas.locks import DeviceLock
 from nas.placement import BackboneError
 from nas.protocol import Protocol
 from nas.store import Store
@@ -92,9 +96,59 @@ def test_a_known_cost_is_used_unless_it_is_unstable(tmp_path: Path, monkeypatch:
     assert third.latency == second.latency
 
 
+def test_the_bare_backbone_is_timed_again_while_the_machine_is_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'cache.db'}")
+    store.create()
+    queue = iter([latency(bare_ms=9.0, unstable=True), latency(bare_ms=8.0, unstable=True), latency(bare_ms=1.5)])
+    monkeypatch.setattr(timing, "measure", lambda *_, **__: next(queue))
+    evaluator = Evaluator(trainer(), store)
+    evaluator.time_reference("test_resnet")
+    evaluator.time_reference("test_resnet")  # the queue is empty: it is known
+    assert evaluator(BARE).reference_ms == 1.5
+
+
+def test_whoever_trains_or_times_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    timer = Timer(trainer())
+    timer._locks = [DeviceLock(name, timeout=0.05) for name in ("cpu of this test", "cuda of this test")]
+    monkeypatch.setattr(timing, "measure", lambda *_, **__: latency())
+    timer(SE)
+    for name in ("cpu of this test", "cuda of this test"):
+        with DeviceLock(name).training(), ThreadPoolExecutor(1) as elsewhere, pytest.raises(TimeoutError):
+            elsewhere.submit(timer, SE).result()
+
+
+def test_what_trains_and_what_is_timed_are_locked_both() -> None:
+    one = Timer(trainer())
+    two = Timer(trainer(), torch.device("meta"))
+    assert [len(timer._locks) for timer in (one, two)] == [1, 2]
+
+
+def test_precision_is_that_of_the_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(timing, "measure", lambda *_, **named: seen.append(named["precision"]) or latency())
+    for precision in (None, "bfloat16"):
+        Timer(trainer(latency_precision=precision))(SE)
+    assert seen == ["float32", "bfloat16"]
+
+
+@pytest.mark.parametrize("block", sorted(BLOCKS))
+def test_every_block_is_timed_in_half_precision(block: str) -> None:
+    placed = Architecture(backbone="test_resnet", placements=(Placement(stage=2, block=block),))
+    short = trainer(latency_precision="bfloat16", latency_seconds=0.001)
+    assert Timer(short)(placed).latency.conditions["precision"] == "bfloat16"
+
+
 def test_protocols_that_time_alike_share_their_latencies() -> None:
     key = PROTOCOL.latency_hash
-    for same in ({"epochs": 9}, {"learning_rate": 1.0}, {"weights": "a"}, {"latency_resolution": PROTOCOL.resolution}):
+    for same in (
+        {"epochs": 9},
+        {"learning_rate": 1.0},
+        {"weights": "a"},
+        {"latency_resolution": PROTOCOL.resolution},
+        {"latency_precision": "float32"},
+    ):
         assert dataclasses.replace(PROTOCOL, **same).latency_hash == key  # type: ignore[arg-type]
     for other in (
         {"latency_batch_size": 2},
@@ -103,6 +157,8 @@ def test_protocols_that_time_alike_share_their_latencies() -> None:
         {"latency_runtime": "compile"},
         {"latency_device": "tpu"},
         {"precision": "bfloat16"},
+        {"latency_precision": "bfloat16"},
+        {"latency_software": "onnxruntime 1.20"},
         {"num_classes": 3},
         {"model_kwargs": {"drop_rate": 0.1}},
     ):
@@ -126,6 +182,22 @@ def test_runtimes_run_the_model_itself(runtime: str) -> None:
     del candidate
     gc.collect()
     assert kept() is None
+
+
+def test_what_is_compiled_lies_elsewhere_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(torch, "compile", lambda model, **_: compiled.append(model) or model)
+    batch = torch.randn(1, 1, 32, 32)
+    model = nn.Sequential(nn.Conv2d(1, 64, 3), nn.BatchNorm2d(64)).eval()
+    maker = Runtime("compile", batch, "float32")
+    places: list[list[int]] = []
+    with torch.inference_mode():
+        for _ in range(3):
+            assert torch.equal(maker.fresh(model)(), model(batch))  # type: ignore[arg-type]
+            tensors = (*compiled[0].parameters(), *compiled[0].buffers())
+            places.append([tensor.data_ptr() for tensor in tensors])
+    assert len(compiled) == 1
+    assert not any(a == b for before, after in itertools.pairwise(places) for a, b in zip(before, after, strict=True))
 
 
 def test_what_a_runtime_cannot_run_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,10 @@ import csv
 import dataclasses
 import sqlite3
 from pathlib import Path
+from unittest import mock
 
 import pytest
+import torch
 import toy
 from PIL import Image
 from rows import make_row
@@ -16,8 +18,9 @@ from nas.cli import main
 from nas.data import Splits, load
 from nas.front import Row, mark_front
 from nas.settings import Settings as SearchSettings
+from nas.settings import make_protocol
 from nas.study import Study, run
-from nas.verify import Settings, choose, splits_of
+from nas.verify import Settings, _start_words, _trainer, choose, splits_of
 
 SEARCH = ["--budget", "6", "--limit", "300", "--epochs", "1", "--batch-size", "32", "--latency-seconds", "0.02"]
 SEARCH += ["--device", "cpu", "--sampler", "random", "--study", "small", "--repeats", "1"]
@@ -153,6 +156,23 @@ def test_a_study_that_does_not_know_its_data_is_refused(
     assert "study 'toy' does not say where its data lie; resume it once with" in refused(["verify"], capsys)
     assert "further seeds must be between 0 and 999, but got 1000" in refused(["verify", "--seeds", "1000"], capsys)
     study.close()
+
+
+def test_full_trainings_have_no_warm_start() -> None:
+    splits = load("digits", limit=300, resolution=16)
+    usual = make_protocol(SearchSettings(), splits, torch.device("cpu"))
+    warm = {"weights": "those of the warm start", "warm_epochs": 6, "warm_learning_rate": 0.1, "learning_rate": 0.01}
+    study = mock.Mock(
+        protocol=dataclasses.replace(usual, **warm, freeze_backbone=True),  # type: ignore[arg-type]
+        inputs={"pretrained": False, "checkpoint": None},
+        space={"backbones": ["test_resnet"]},
+    )
+    full = _trainer(study, splits, "cpu")
+    assert full.protocol == usual
+    assert full.weights is None
+    words = _start_words(study.protocol, full.protocol)
+    assert words == ", but from fresh weights instead of the warm start, at 0.1"
+    assert _start_words(usual, usual) == ""
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from nas.latency.device import device_words, lock_name
 from nas.latency.interval import median_interval
 from nas.latency.measure import FEWEST_ROUNDS, measure
 from nas.latency.runtime import Runtime, RuntimeMissingError
+from nas.latency.runtime import software as runtime_software
 
 __all__ = [
     "FEWEST_ROUNDS",
@@ -15,4 +16,5 @@ __all__ = [
     "lock_name",
     "measure",
     "median_interval",
+    "runtime_software",
 ]

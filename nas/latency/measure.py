@@ -87,7 +87,8 @@ def measure(
         batch: Input of one forward pass, (B, C, H, W), on that device.
         device_words: The device in words, as :func:`device_words` says them; they end up in the result.
         runtime: One of :data:`nas.protocol.RUNTIMES`, or one made for this batch and precision, to be used again.
-        precision: ``float32``, or ``bfloat16`` for autocast.
+        precision: ``float32``, or ``bfloat16`` for copies that are cast to it, as a model is for its use. Under
+            autocast each pass would cast each weight again, and every block would add such casts.
         target: Half width of the ratio's 95 % interval at which to stop.
         max_seconds: Longest sampling, in seconds; a slow model still gets ``FEWEST_ROUNDS`` pairs, and what would be
             unstable gets ``OVERTIME`` times as long.
@@ -104,7 +105,7 @@ def measure(
     maker = runtime if isinstance(runtime, Runtime) else Runtime(runtime, batch, precision)
     maker.begin()
     rounds: list[list[Pair]] = []
-    with _conditions(candidate, bare, device_type=batch.device.type, precision=precision):
+    with _conditions(candidate, bare):
         bench = _Bench(maker, candidate, bare, _sampler(batch.device, clock))
         repeats = bench.warm_up(limit_ns=int(limit_ns * WARM_UP_SHARE), clock=clock)
         start = clock()
@@ -229,8 +230,8 @@ def _check_device(candidate: nn.Module, bare: nn.Module, batch: torch.Tensor) ->
 
 
 @contextmanager
-def _conditions(candidate: nn.Module, bare: nn.Module, *, device_type: str, precision: str) -> Iterator[None]:
-    """Evaluation mode, no gradients, the wanted precision, no garbage collection; everything as before afterwards."""
+def _conditions(candidate: nn.Module, bare: nn.Module) -> Iterator[None]:
+    """Evaluation mode, no gradients, no garbage collection; everything as before afterwards."""
     training = [(module, module.training) for model in (candidate, bare) for module in model.modules()]
     collecting = gc.isenabled()
     candidate.eval()
@@ -238,10 +239,7 @@ def _conditions(candidate: nn.Module, bare: nn.Module, *, device_type: str, prec
     gc.collect()
     gc.disable()
     try:
-        with (
-            torch.inference_mode(),
-            torch.autocast(device_type, dtype=torch.bfloat16, enabled=precision == "bfloat16"),
-        ):
+        with torch.inference_mode():
             yield
     finally:
         if collecting:

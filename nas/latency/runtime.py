@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib
+import importlib.metadata
+import importlib.util
 import logging
 import os
 import shutil
@@ -19,6 +20,8 @@ from torch import nn
 
 from nas.protocol import RUNTIMES
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""Type of the tensors of what is timed, by precision."""
 Run = Callable[[], object]
 """One forward pass over the batch that is timed."""
 
@@ -36,7 +39,7 @@ class Runtime:
         Args:
             name: One of :data:`nas.protocol.RUNTIMES`.
             batch: (B, C, H, W), on the device that is timed.
-            precision: ``float32`` or ``bfloat16``; the caller sets autocast.
+            precision: ``float32``, or ``bfloat16`` for models whose tensors are all cast to it, once.
 
         Raises:
             ValueError: If the name is unknown.
@@ -45,7 +48,7 @@ class Runtime:
         if name not in RUNTIMES:
             raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}, but got {name!r}")
         self.name = name
-        self._batch = batch
+        self._batch = batch.to(DTYPES[precision])
         self._made: weakref.WeakKeyDictionary[nn.Module, Callable[[], Run]] = weakref.WeakKeyDictionary()
         self._make = _onnxruntime if name == "onnxruntime" else _compiled
         if name == "onnxruntime":
@@ -64,22 +67,38 @@ class Runtime:
             RuntimeError: If the runtime cannot run the model.
         """
         if self.name == "eager":
-            twin = copy.deepcopy(model)
+            twin = copy.deepcopy(model).to(self._batch.dtype)
             return lambda: twin(self._batch)
         if model not in self._made:
             self._made[model] = self._make(model, self._batch)
         return self._made[model]()
 
 
+def software(name: str) -> str:
+    """Return the name and version of a runtime that is not torch's own, or nothing."""
+    if name != "onnxruntime" or importlib.util.find_spec(name) is None:
+        return ""
+    return f"{name} {importlib.metadata.version(name)}"
+
+
 def _compiled(model: nn.Module, batch: torch.Tensor) -> Callable[[], Run]:
-    twin = copy.deepcopy(model)
+    twin = copy.deepcopy(model).to(batch.dtype)
     compiled = torch.compile(twin, fullgraph=True, dynamic=False)
     with _quiet():
         try:
             compiled(batch)
         except Exception as error:  # dynamo, inductor and the C++ compiler have no common class
             raise RuntimeError(f"torch.compile fails: {_first_line(error)}") from error
-    return lambda: lambda: compiled(batch)
+
+    def fresh() -> Run:
+        for tensor in (
+            *twin.parameters(),
+            *twin.buffers(),
+        ):  # what is compiled stays; only where its tensors lie is new
+            tensor.data = tensor.data.clone()
+        return lambda: compiled(batch)
+
+    return fresh
 
 
 def _onnxruntime(model: nn.Module, batch: torch.Tensor) -> Callable[[], Run]:

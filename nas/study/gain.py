@@ -11,7 +11,7 @@ from scipy.special import ndtr
 
 from nas.front import non_dominated
 from nas.study.encoding import Encoding, Floats, Ints
-from nas.study.surrogate import EXACT, Model
+from nas.study.surrogate import EXACT, FITTED, Model, spread
 
 STARTUP = 5
 """So many architectures are known before the model is asked; until then each shows as much that is new as it can.
@@ -120,7 +120,8 @@ class Gain:
         self._encoding = encoding
         rows = encoding.rows(observed.vectors)
         timed = np.isfinite(observed.nominal_ms)
-        self._latency = Model(rows[timed], observed.nominal_ms[timed], (EXACT,))
+        some = spread(np.flatnonzero(timed), FITTED)  # enough for what is counted: nearly a sum, and without noise
+        self._latency = Model(rows[some], observed.nominal_ms[some], (EXACT,))
         done = np.isfinite(observed.accuracy)
         first = Model(rows[done], observed.accuracy[done])
         # Those in work are taken to turn out as the model says, so that the next one is not the same again.

@@ -26,6 +26,11 @@ from nas.study.storage import connect, connect_existing, lock
 from nas.study.trials import INTERRUPTED, Rejected, Tally, id_of, params_of, reason_of, tally, was_cut_off
 from nas.study.worker import Worker, is_dead
 
+AGAIN = "tried_again"
+"""Attribute of a trial that repeats one whose failure was put down to something else than its architecture."""
+MOST_DEATHS = 3
+"""So many workers may die with one architecture: it is then the cause, as one that takes more memory than there is."""
+_DEATHS = "deaths"
 _PROPOSED = ("architecture", "placements", "control", "memory")
 """Attributes that a trial has from its proposal, and hands on when it has to be repeated."""
 
@@ -263,13 +268,18 @@ class Study:
         with self.lock():
             self._end(trial.number, reason)
 
-    def retry(self, trial: FrozenTrial | optuna.Trial) -> None:
-        """Queue a trial's architecture again, unless another trial has it. Call it under :meth:`lock`."""
+    def retry(self, trial: FrozenTrial | optuna.Trial, noted: Mapping[str, Any] | None = None) -> None:
+        """Queue a trial's architecture again, with further attributes, unless another trial has it.
+
+        Call it under :meth:`lock`.
+        """
         frozen = self._trials()[trial.number]
         others = self._trials(TrialState.WAITING, TrialState.COMPLETE, TrialState.RUNNING)
         if id_of(frozen) not in {id_of(other) for other in others if other.number != frozen.number}:
             kept = {key: value for key, value in frozen.user_attrs.items() if key in _PROPOSED}
-            self._study.enqueue_trial(params_of(frozen), user_attrs={**kept, "retry_of": frozen.number})
+            self._study.enqueue_trial(
+                params_of(frozen), user_attrs={**kept, "retry_of": frozen.number, **(noted or {})}
+            )
 
     def repair(self) -> int:
         """Fail the trials of dead workers and queue their architectures again. Call it under the study's lock.
@@ -281,14 +291,18 @@ class Study:
             trial for trial in self._trials(TrialState.RUNNING) if is_dead(trial.user_attrs.get("worker"), self.store)
         ]
         for trial in running:
-            self.requeue(trial, f"its worker {trial.user_attrs.get('worker')} died")
+            deaths = trial.user_attrs.get(_DEATHS, 0) + 1
+            if deaths >= MOST_DEATHS:
+                self._end(trial.number, f"{deaths} workers, one after the other, died while they evaluated it")
+            else:
+                self.requeue(trial, f"its worker {trial.user_attrs.get('worker')} died", {_DEATHS: deaths})
         return len(running)
 
-    def requeue(self, trial: FrozenTrial | optuna.Trial, cause: str) -> None:
+    def requeue(self, trial: FrozenTrial | optuna.Trial, cause: str, noted: Mapping[str, Any] | None = None) -> None:
         """Fail a trial that was cut off and queue its architecture again. Call it under :meth:`lock`."""
         if self._trials()[trial.number].state.is_finished():
             return
-        self.retry(trial)  # first, so that a crash here leaves one trial too many and not one too few
+        self.retry(trial, noted)  # first, so that a crash here leaves one trial too many and not one too few
         self._end(trial.number, f"{INTERRUPTED}: {cause}")
 
     def _end(self, number: int, reason: str) -> None:

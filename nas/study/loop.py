@@ -15,12 +15,14 @@ from nas.evaluation import Evaluation, EvaluationError
 from nas.limits import BeyondLimitsError
 from nas.space import ResolvedSpace
 from nas.store import StorageError
-from nas.study.ledger import Study
+from nas.study.ledger import AGAIN, Study
 from nas.study.sampler import propose, resolve_sampler
 from nas.study.worker import Worker
 
 SAME_FAILURES = 3
 """So many identical failures in a row end the run: the cause is then not the architecture."""
+SAME_AMONG_FINISHED = 10
+"""The same for failures that an architecture may well be the cause of, in a study that has finished others."""
 MOST_REJECTED = 100
 """So many architectures in a row that are beyond the limits end the run."""
 POLL_SECONDS = 0.5
@@ -71,14 +73,15 @@ def run(
 
     Raises:
         ValueError: If the budget is below 1 or the sampler unknown.
-        RunFailed: If three trials in a row failed for the same reason.
+        RunFailed: If :data:`SAME_FAILURES` trials in a row failed for the same reason, or
+            :data:`SAME_AMONG_FINISHED` for want of memory or because of a loss that is not finite.
         KeyboardInterrupt: As it came; the trial in work is queued again first.
     """
     if budget < 1:
         raise ValueError(f"the budget must be at least 1 trial, but got {budget}")
     resolve_sampler(sampler)
     alike: list[optuna.Trial] = []
-    last = ""
+    last: _Failure | None = None
     with Worker(study.store) as worker:
         while True:
             trial, outcome = _next(study, worker, space, budget, sampler=sampler, seed=seed)
@@ -87,22 +90,37 @@ def run(
             if trial is None:
                 time.sleep(POLL_SECONDS)
                 continue
-            reason = _evaluate(study, trial, evaluate)
+            failure = _evaluate(study, trial, evaluate)
             if on_trial is not None:
                 on_trial(study)
-            alike = [*(alike if _kind(reason) == _kind(last) else []), trial] if reason else []
-            last = reason
-            if len(alike) >= SAME_FAILURES:
-                # The cause lies outside the architectures, so the next run shall try them again.
-                with study.lock():
-                    for failed in alike:
-                        study.retry(failed)
-                raise RunFailed(f"{SAME_FAILURES} trials in a row failed for the same reason: {reason}")
+            again = failure is not None and last is not None and failure.kind == last.kind
+            alike = [*(alike if again else []), trial] if failure is not None else []
+            last = failure
+            if failure is not None and len(alike) >= SAME_FAILURES:
+                _give_up(study, alike, failure)
 
 
-def _kind(reason: str) -> str:
-    """Return a reason without its figures: three failures in epochs 1, 2 and 1 are alike."""
-    return re.sub(r"\d[\d.]*", "#", reason)
+@dataclass(frozen=True)
+class _Failure:
+    reason: str
+    is_expected: bool
+    """Whether evaluations are known to fail like that."""
+
+    @property
+    def kind(self) -> str:
+        """The reason without its figures: three failures in epochs 1, 2 and 1 are alike."""
+        return re.sub(r"\d[\d.]*", "#", self.reason)
+
+
+def _give_up(study: Study, alike: list[optuna.Trial], failure: _Failure) -> None:
+    """Raise RunFailed if so many failures alike cannot be because of the architectures."""
+    if failure.is_expected and len(alike) < SAME_AMONG_FINISHED and study.finished():
+        return
+    with study.lock():
+        for failed in alike:  # once: the next run shall try them again, but not the one after that
+            if not failed.user_attrs.get(AGAIN):
+                study.retry(failed, {AGAIN: True})
+    raise RunFailed(f"{len(alike)} trials in a row failed for the same reason: {failure.reason}")
 
 
 def _next(
@@ -128,8 +146,8 @@ def _next(
         return None, None if tally.running else Outcome(finished=tally.finished, exhausted=True)
 
 
-def _evaluate(study: Study, trial: optuna.Trial, evaluate: Callable[[Architecture], Evaluation]) -> str:
-    """Evaluate a trial's architecture and record what came of it. Returns the reason of a failure, or nothing."""
+def _evaluate(study: Study, trial: optuna.Trial, evaluate: Callable[[Architecture], Evaluation]) -> _Failure | None:
+    """Evaluate a trial's architecture and record what came of it. Returns the failure, if it is one."""
     architecture = study.architecture(trial)
     try:
         evaluation = evaluate(architecture)
@@ -139,15 +157,15 @@ def _evaluate(study: Study, trial: optuna.Trial, evaluate: Callable[[Architectur
         raise
     except BeyondLimitsError as error:
         study.reject(trial, str(error), error.cost)
-        return ""
+        return None
     except EvaluationError as error:
-        reason = str(error)
+        failure = _Failure(str(error), is_expected=True)
     except (sa.exc.SQLAlchemyError, optuna.exceptions.OptunaError, StorageError):
         raise  # the database failed and not the architecture: the trial is repaired when the search goes on
     except Exception as error:  # one bad architecture must not end a night's search; three alike do
-        reason = f"{type(error).__name__}: {error}"
+        failure = _Failure(f"{type(error).__name__}: {error}", is_expected=False)
     else:
         study.finish(trial, evaluation)
-        return ""
-    study.fail(trial, reason)
-    return reason
+        return None
+    study.fail(trial, failure.reason)
+    return failure

@@ -46,6 +46,7 @@ def make_row(
         seed_error=noise.error(seeds) if noise is not None else None,
         seed_degrees=noise.degrees if noise is not None else 0,
         latency_ms=evaluation.latency_ms,
+        unstable=evaluation.latency.unstable,
         beyond=limits.words(evaluation),
         latency_ratio=evaluation.latency.ratio,
         ratio_low=evaluation.latency.ratio_low,

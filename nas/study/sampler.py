@@ -123,12 +123,18 @@ def _suggest(space: ResolvedSpace, known: Sequence[Known], seed: int) -> Proposa
     nan = float("nan")
     times = [entry.values[1] if entry.values else entry.nominal_ms for entry in entries]
     excess = [[entry.excess.get(name, nan) for name in limits] for entry in entries]
+    # What failed, for want of memory mostly, is as good as beyond a limit: its neighbours may fail, too.
+    failed = [entry.values is None and not entry.pending and not entry.excess for entry in entries]
+    if any(failed):
+        trained = [entry.values is not None for entry in entries]
+        signs = [1.0 if bad else -1.0 if good else nan for bad, good in zip(failed, trained, strict=True)]
+        excess = [[*row, sign] for row, sign in zip(excess, signs, strict=True)]
     observed = Observed(
         vectors=np.array([vector for vector, _ in inside], dtype=np.int64).reshape(len(inside), len(encoding.stages)),
         pending=np.array([entry.pending for entry in entries], dtype=bool),
         accuracy=np.array([entry.values[0] if entry.values else nan for entry in entries]),
         nominal_ms=np.array([nan if time is None else time for time in times]),
-        excess=np.array(excess, dtype=float).reshape(len(entries), len(limits)),
+        excess=np.array(excess, dtype=float).reshape(len(entries), len(limits) + any(failed)),
     )
     vector = suggest(encoding, observed, seed)
     if vector is None:

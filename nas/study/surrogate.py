@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
-from nas.study.encoding import Floats
+from nas.study.encoding import Floats, Ints
 
 BENT = (0.3, 0.7)
 """Shares of the variance that may fall to the remainder."""
@@ -47,7 +47,7 @@ class Model:
         self._unit = float(np.diag(linear).mean()) or 1.0
         squares = _squares(rows, rows, linear)
         self._typical = float(np.median(squares[squares > 0])) if (squares > 0).any() else 1.0
-        some = np.linspace(0, len(y) - 1, min(len(y), FITTED)).astype(int)
+        some = spread(np.arange(len(y)), FITTED)
         part = np.ix_(some, some)
         best = -np.inf
         self._bent, self._length, noise = BENT[0], LENGTHS[-1], noises[0]
@@ -73,10 +73,16 @@ class Model:
         kernel = self._mix(linear, _squares(rows, self._rows, linear), self._bent, self._length)
         mean = kernel @ self._weights
         own = 1.0 + (1 - self._bent) * np.einsum("ij,ij->i", rows, rows) / self._unit + self._bent
-        half = solve_triangular(self._factor[0], kernel.T, lower=True)
+        half = solve_triangular(self._factor[0], kernel.T, lower=True, check_finite=False)
         variance = own - np.einsum("ij,ij->j", half, half)
         deviation = np.sqrt(self._size * np.maximum(variance, 1e-9))
         return self._mean + self._scale * mean, self._scale * deviation
+
+
+def spread(numbers: Ints, count: int) -> Ints:
+    """Return so many of the numbers at most, evenly spread over their order."""
+    chosen: Ints = numbers[np.linspace(0, len(numbers) - 1, min(len(numbers), count)).astype(int)]
+    return chosen
 
 
 def _squares(a: Floats, b: Floats, products: Floats) -> Floats:

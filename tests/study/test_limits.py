@@ -135,6 +135,18 @@ def test_limits_that_cannot_be_meant_are_refused(limits: dict[str, float]) -> No
         Limits(**limits)  # type: ignore[arg-type]
 
 
+def test_an_unstable_ratio_counts_by_the_lower_end_of_its_interval() -> None:
+    evaluation = toy.evaluate(toy.space().controls()[1].architecture)
+    wide = dataclasses.replace(evaluation.latency, ratio=1.5, ratio_low=1.04, ratio_high=2.2)
+    busy = dataclasses.replace(evaluation, latency=wide)
+    limits = Limits(slowdown=0.05, latency_ms=1.05)
+    assert {name: excess > 0 for name, excess in limits.excess(busy).items()} == {"slowdown": True, "latency_ms": True}
+    busy = dataclasses.replace(busy, latency=dataclasses.replace(busy.latency, unstable=True))
+    assert max(limits.excess(busy).values()) < 0
+    busy = dataclasses.replace(busy, latency=dataclasses.replace(busy.latency, ratio_low=1.06))
+    assert min(limits.excess(busy).values()) > 0
+
+
 def test_a_negative_slowdown_asks_for_a_speed_up() -> None:
     evaluation = toy.evaluate(Architecture(backbone="toy"))
     quicker = dataclasses.replace(evaluation, latency=dataclasses.replace(evaluation.latency, ratio=0.8))
