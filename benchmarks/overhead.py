@@ -16,7 +16,6 @@ import argparse
 import collections
 import itertools
 import random
-import shutil
 import statistics
 import tempfile
 import time
@@ -131,13 +130,12 @@ def of_a_long_study(arguments: argparse.Namespace) -> None:
             device=bench.protocol.device,
         )
 
-    folder = tempfile.mkdtemp()
-    settings = Settings(budget=arguments.trials, repeats=0, studies=folder, data=arguments.data)
-    with mock.patch.object(Trainer, "train", train), mock.patch.object(Timer, "_time", timed):
+    replaced = mock.patch.object(Trainer, "train", train), mock.patch.object(Timer, "_time", timed)
+    with tempfile.TemporaryDirectory() as folder, replaced[0], replaced[1]:
+        settings = Settings(budget=arguments.trials, repeats=0, studies=folder, data=arguments.data)
         progress = cli._Progress(arguments.trials)
         run.search(settings, on_start=progress.start, on_trial=progress.update).study.close()
         progress.close()
-    shutil.rmtree(folder)
     gaps = [later - earlier for earlier, later in itertools.pairwise(began)]
     tenth = max(1, len(gaps) // 10)
     medians = [statistics.median(gaps[start : start + tenth]) for start in range(0, len(gaps) - tenth + 1, tenth)]

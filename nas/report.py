@@ -19,10 +19,10 @@ from nas.front import BARE, Row, bare_row, front, mark_front
 from nas.pareto import ParetoData, accuracy_interval, hover_text, label, latency_interval, pareto_data
 
 FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "latency_ms", "latency_ratio", "ratio_low", "ratio_high")
-SEED_FIGURES = ("seeds", "seed_error", "seed_degrees", "front_probability")
+LAST_FIGURES = ("seeds", "seed_error", "seed_degrees", "front_probability", "unstable")
 CSV_COLUMNS = (
     *("trial", "architecture", *FIGURES, "parameters", "macs", "on_front", "control", "placements"),
-    *(*SEED_FIGURES, "unstable"),
+    *LAST_FIGURES,
 )
 """Columns of ``front.csv``; ``architecture`` is the id, ``placements`` the description in words. ``seed_error`` and
 ``front_probability`` are empty while the noise of the seed is unknown."""
@@ -157,16 +157,8 @@ def write_front_csv(rows: Iterable[Row], path: str | Path) -> None:
     for row in sorted(mark_front(rows), key=lambda row: row.trial):
         figures = [getattr(row, name) for name in FIGURES]
         tail = [row.parameters, row.macs, row.on_front, row.control, row.architecture.describe()]
-        writer.writerow(
-            [
-                row.trial,
-                row.architecture.id,
-                *figures,
-                *tail,
-                *(getattr(row, name) for name in SEED_FIGURES),
-                row.unstable,
-            ]
-        )
+        last = [getattr(row, name) for name in LAST_FIGURES]
+        writer.writerow([row.trial, row.architecture.id, *figures, *tail, *last])
     files.replace(path, text.getvalue().encode())
 
 
