@@ -34,7 +34,7 @@ from nas import data, proxy, ranking, space, warm
 from nas.architecture import Architecture
 from nas.data import Split
 from nas.seeds import full_seeds
-from nas.settings import Settings, made_for_data, make_protocol
+from nas.settings import Settings, is_writing, made_for_data, make_protocol
 from nas.trainer import Trainer
 
 FULL, DEFAULT = "full", "default"
@@ -121,8 +121,8 @@ class Trainings:
 
 
 def recipes(arguments: argparse.Namespace) -> list[str]:
-    """Return the recipes that suit the data: digits have no mirror images."""
-    without = ("mirrored validation", "cutout") if arguments.data == "digits" else ()
+    """Return the recipes that suit the data: writing has no mirror images."""
+    without = ("mirrored validation", "cutout") if is_writing(arguments.data) else ()
     return [recipe for recipe in RECIPES if recipe not in without]
 
 

@@ -11,25 +11,20 @@ within their intervals.
 from __future__ import annotations
 
 import argparse
+import datetime
 import math
 import tempfile
-import time
 from pathlib import Path
+
+import optuna
 
 from nas import run
 from nas.front import Row
 from nas.settings import Settings
-from nas.study import Study
 
 
 def search(arguments: argparse.Namespace, workers: int, folder: Path) -> tuple[float, list[Row]]:
     """Return the trials in an hour, and what the search found."""
-    begun = 0.0
-
-    def on_start(_study: Study) -> None:
-        nonlocal begun
-        begun = time.perf_counter()
-
     settings = Settings(
         budget=arguments.budget,
         data=arguments.data,
@@ -42,10 +37,13 @@ def search(arguments: argparse.Namespace, workers: int, folder: Path) -> tuple[f
         workers_per_device=workers,
         studies=str(folder / str(workers)),
     )
-    result = run.search(settings, on_start=on_start)
-    rows = result.study.rows()
-    result.study.close()
-    return 3600 * len(rows) / (time.perf_counter() - begun), rows
+    study = run.search(settings).study
+    rows = study.rows()
+    study.close()
+    trials = optuna.load_study(study_name=study.name, storage=study.url).trials
+    begun = min(trial.datetime_start for trial in trials if trial.datetime_start is not None)
+    ended = max(trial.datetime_complete for trial in trials if trial.datetime_complete is not None)
+    return len(rows) / ((ended - begun) / datetime.timedelta(hours=1)), rows
 
 
 def half(row: Row) -> float:

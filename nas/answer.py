@@ -171,10 +171,9 @@ def accuracy_text(row: Row) -> str:
 
 
 def ratio_text(row: Row) -> str:
-    """Return the latency ratio and its interval, such as ``1.083 [1.071, 1.094]``, and whether it is unstable."""
-    return f"{row.latency_ratio:.3f} [{row.ratio_low:.3f}, {row.ratio_high:.3f}]" + (
-        " unstable" if row.unstable else ""
-    )
+    """Return the latency ratio and its interval, such as ``1.083 [1.071, 1.094]``; ``?`` marks an unstable one."""
+    mark = "?" if row.unstable else ""
+    return f"{row.latency_ratio:.3f} [{row.ratio_low:.3f}, {row.ratio_high:.3f}]{mark}"
 
 
 def ms_text(milliseconds: float) -> str:

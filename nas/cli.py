@@ -153,8 +153,9 @@ class _Progress:
         self._describe = Sparing(lambda: self._bar.set_postfix_str(_state(study), refresh=False))
 
     def update(self, study: Study) -> None:
-        self._describe()
-        self._bar.update(min(study.finished(), self._budget) - self._bar.n)
+        finished = min(study.finished(), self._budget)
+        self._describe(now=finished == self._budget)
+        self._bar.update(finished - self._bar.n)
 
     def replicate(self, architecture: Architecture, replicate: Replicate) -> None:
         words = f"again with seed {replicate.seed}: {replicate.accuracy:.1%}, {architecture.describe()}"

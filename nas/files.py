@@ -26,15 +26,20 @@ class Sparing:
         self._work = work
         self._share = share
         self._next = -float("inf")
+        self._is_first = True
 
     def __call__(self, *, now: bool = False) -> None:
-        """Do it, unless it was done so lately that it would take more than its share; ``now`` does it in any case."""
+        """Do it, unless it was done so lately that it would take more than its share; ``now`` does it in any case.
+
+        What the first time takes does not count: it may be imports, mostly.
+        """
         started = time.monotonic()
         if not now and started < self._next:
             return
         self._work()
         ended = time.monotonic()
-        self._next = ended + (ended - started) / self._share
+        self._next = started if self._is_first else ended + (ended - started) / self._share
+        self._is_first = False
 
 
 def check_folder(folder: str | Path) -> None:

@@ -11,6 +11,7 @@ from nas import attention, batches, placement, proxy
 from nas.architecture import Architecture
 from nas.attention.options import OptionValue, options_text
 from nas.evaluation import EvaluationError, first_line
+from nas.latency import DTYPES
 from nas.protocol import Protocol
 from nas.space import ResolvedSpace, Site
 from nas.trainer import Trainer, batch_of
@@ -74,3 +75,7 @@ def _try(block: nn.Module, shape: torch.Size, protocol: Protocol, device: torch.
     (gradient,) = torch.autograd.grad(output.float().sum(), image)
     if not bool(output.isfinite().all()) or not bool(gradient.isfinite().all()):
         raise RuntimeError("output and gradient must be finite, but are not")
+    timed = DTYPES[protocol.latency_precision or protocol.precision]
+    if timed != image.dtype:
+        with torch.inference_mode():
+            block.eval().to(timed)(image.detach().to(timed))

@@ -173,7 +173,16 @@ class Protocol:
     @property
     def training_hash(self) -> str:
         """Sixteen hexadecimal digits that two protocols share exactly when they train the same networks alike."""
-        return _hash({name: value for name, value in self.to_dict().items() if not name.startswith("latency_")})
+        return _hash(self._trained())
+
+    @property
+    def family_hash(self) -> str:
+        """Sixteen hexadecimal digits that protocols share exactly if their trainings differ in seed and epochs only."""
+        return _hash({**self._trained(), "seed": 0, "epochs": 1})
+
+    def _trained(self) -> dict[str, Any]:
+        """Return the fields on which a training depends."""
+        return {name: value for name, value in self.to_dict().items() if not name.startswith("latency_")}
 
 
 _TIMED = ("num_classes", "channels", "model_kwargs", "channels_last", "seed", "device", "software")

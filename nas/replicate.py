@@ -8,7 +8,7 @@ from nas.data import Split
 from nas.evaluate import versions
 from nas.latency import lock_name
 from nas.locks import DeviceLock
-from nas.seeds import Replicate, family
+from nas.seeds import Replicate
 from nas.store import Store
 from nas.trainer import Trainer, within_memory
 
@@ -46,7 +46,7 @@ class Replicator:
         if found is not None:
             return found
         replicate = within_memory(lambda: self._train(architecture, trainer), trainer)
-        self._store.put_replicate(architecture, hashed, replicate, family=family(trainer.protocol))
+        self._store.put_replicate(architecture, hashed, replicate, family=trainer.protocol.family_hash)
         return replicate
 
     def _train(self, architecture: Architecture, trainer: Trainer) -> Replicate:

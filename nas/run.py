@@ -276,9 +276,10 @@ def _weights_words(protocol: Protocol) -> str:
 
 def _latency_words(protocol: Protocol) -> str:
     size = protocol.latency_resolution or protocol.resolution
+    precision = protocol.latency_precision or protocol.precision
     runtime = "" if protocol.latency_runtime == "eager" else f" in {protocol.latency_runtime}"
     where = protocol.latency_device or protocol.device
-    return f"batch {protocol.latency_batch_size} of {size}x{size}, {protocol.precision},{runtime} on {where}".replace(
+    return f"batch {protocol.latency_batch_size} of {size}x{size}, {precision},{runtime} on {where}".replace(
         ", on", " on"
     )
 

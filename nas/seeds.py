@@ -140,8 +140,3 @@ def _seeds(protocol: Protocol, count: int, skip: int) -> list[int]:
     if not 0 <= count <= MOST_SEEDS:
         raise ValueError(f"further seeds must be between 0 and {MOST_SEEDS}, but got {count}")
     return [(protocol.seed + skip + k) % _SEEDS for k in range(1, count + 1)]
-
-
-def family(protocol: Protocol) -> str:
-    """Return the hash that protocols share exactly if their trainings differ in nothing but seed and epochs."""
-    return dataclasses.replace(protocol, seed=0, epochs=1).training_hash

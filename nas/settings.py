@@ -18,6 +18,7 @@ from nas.store import sqlite_path
 from nas.study import check_name, resolve_sampler
 
 T = TypeVar("T")
+_WRITING = ("mnist", "svhn", "omniglot", "digits")
 
 RATES = {"sgd": 0.1, "adamw": 0.003}
 """Peak learning rate for fresh weights, by optimiser."""
@@ -256,7 +257,7 @@ def make_protocol(
         learning_rate=settings.usual_rate(trained=settings.is_trained),
         weight_decay=settings.weight_decay,
         label_smoothing=settings.label_smoothing,
-        augmentation=_given(settings.augmentation, "shift" if _is_writing(settings.data) else "shift+flip"),
+        augmentation=_given(settings.augmentation, "shift" if is_writing(settings.data) else "shift+flip"),
         mirror_validation=settings.mirror_validation,
         average_epochs=settings.average_epochs,
         compile=settings.compile,
@@ -280,9 +281,10 @@ def make_protocol(
     )
 
 
-def _is_writing(data: str) -> bool:
-    """Tell whether images would mean something else, or nothing, in the mirror: digits and characters."""
-    return data == "digits" or data.lower() in ("torch/mnist", "torch/kmnist", "torch/qmnist")
+def is_writing(data: str) -> bool:
+    """Tell whether a data set, by its name, would mean something else or nothing in the mirror: digits, characters."""
+    _, slash, name = data.lower().partition("/")
+    return data == "digits" or (bool(slash) and any(word in name for word in _WRITING) and "fashion" not in name)
 
 
 def _given(value: T | None, default: T) -> T:

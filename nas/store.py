@@ -232,7 +232,7 @@ class Store:
     def put_replicate(
         self, architecture: Architecture, protocol_hash: str, replicate: Replicate, *, family: str
     ) -> None:
-        """Keep one training; the first one kept stays. The family is that of :func:`nas.seeds.family`."""
+        """Keep one training; the first one kept stays. The family is ``Protocol.family_hash``."""
         self.keep(architecture)
         key = {"architecture_id": architecture.id, "protocol_hash": protocol_hash, "kind": replicate.kind}
         self._insert_once(_REPLICATES, key, {"family": family, "json": replicate.to_json()})

@@ -34,7 +34,7 @@ def one_thread_of_numpy() -> Iterator[None]:
 
 @cache
 def _libraries() -> Any:
-    import numpy  # noqa: F401 - what is not loaded is not found
+    import scipy.linalg  # noqa: F401 - what is not loaded is not found, and it has a library of its own
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()

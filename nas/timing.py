@@ -59,7 +59,10 @@ class Timer:
                 bench.runtime.begin()
                 bench.runtime.fresh(bench.bare)()
         except RuntimeError as error:
-            raise EvaluationError(f"{backbone} cannot be timed: {first_line(error)}") from error
+            reason = f"{backbone} cannot be timed: {first_line(error)}"
+            if bench.protocol.precision != "float32":
+                reason += f" ({bench.protocol.precision}; --latency-precision float32 may do)"
+            raise EvaluationError(reason) from error
 
     def __call__(self, architecture: Architecture) -> Cost:
         """Return what an architecture costs.

@@ -112,7 +112,8 @@ def _start_words(proxy: Protocol, full: Protocol) -> str:
     """Return in words from where full trainings start, if not from where the proxy does."""
     if not proxy.warm_epochs:
         return ""
-    return f", but from {full.weights or 'fresh weights'} instead of the warm start, at {full.learning_rate:g}"
+    words = f", but from {full.weights or 'fresh weights'} instead of the warm start, at {full.learning_rate:g}"
+    return words + (", the backbone not frozen" if proxy.freeze_backbone else "")
 
 
 def choose(rows: Sequence[Row], top: int, others: int) -> list[Row]:
@@ -217,11 +218,13 @@ def _trainer(study: Study, splits: Splits, device_name: str) -> Trainer:
             checkpoint=inputs["checkpoint"],
         )
     if protocol.warm_epochs:
+        if weights is not None and not protocol.weights.endswith(f", from {weights.words}"):
+            raise ValueError(f"study {study.name!r} started from {protocol.weights}, but found {weights.words}")
         # A full training is what one would do with the answer: the whole network, from where the warm start began.
         protocol = dataclasses.replace(
             protocol,
             weights=weights.words if weights is not None else "",
-            learning_rate=protocol.warm_learning_rate,
+            learning_rate=protocol.warm_learning_rate or protocol.learning_rate,
             warm_epochs=0,
             warm_learning_rate=0.0,
             freeze_backbone=False,

@@ -19,6 +19,7 @@ from nas.study import Study, run
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["--limit", "300", "--resolution", "16", "--epochs", "1", "--batch-size", "32", "--latency-seconds", "0.02"]
+QUICK += ["--repeats", "1"]
 
 
 @pytest.fixture
@@ -343,7 +344,9 @@ def test_help_is_quick_to_import_and_names_the_verbs(here: Path, capsys: pytest.
     assert all(verb in printed for verb in ("search", "export", "dashboard"))
 
 
-@pytest.mark.parametrize(("wish", "ignored"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
+@pytest.mark.parametrize(
+    ("wish", "ignored"), [(signal.SIGINT, False), pytest.param(signal.SIGTERM, True, marks=pytest.mark.slow)]
+)
 def test_a_wish_to_end_ends_with_130_and_loses_nothing(here: Path, wish: signal.Signals, ignored: bool) -> None:
     words = [sys.executable, str(ROOT / "run_search.py"), "--budget", "50", *QUICK, "--sampler", "random"]
     # A shell lets its background processes ignore Ctrl-C, and they inherit that.

@@ -12,7 +12,6 @@ from small import CPU, PROTOCOL, few, splits
 from nas.architecture import Architecture, Placement
 from nas.evaluation import EvaluationError
 from nas.replicate import Replicator
-from nas.seeds import family
 from nas.store import Store
 from nas.trainer import Trainer
 
@@ -39,7 +38,7 @@ def test_seeds_and_epochs_make_another_training(store: Store, trainer: Trainer) 
     assert (longer.epochs, len(longer.curve), longer.accuracy) == (2, 2, longer.curve[-1])
     assert (first.test_accuracy, first.test_images, first.val_images) == (None, 0, len(trainer.data.val))
     assert set(first.versions) == {"python", "torch", "timm"}
-    assert store.replicates(family(QUICK), "val") == [first, longer]
+    assert store.replicates(QUICK.family_hash, "val") == [first, longer]
 
 
 def test_what_was_trained_is_found(store: Store, trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +60,7 @@ def test_the_same_seed_gives_the_same_accuracy_on_val_and_on_test(store: Store, 
     assert blind.accuracy == seeing.accuracy
     assert 0 < seeing.test_accuracy < 1
     assert seeing.test_images == len(splits().test)
-    assert [each.kind for each in store.replicates(family(QUICK), "val+test")] == ["val+test"]
+    assert [each.kind for each in store.replicates(QUICK.family_hash, "val+test")] == ["val+test"]
 
 
 def test_failures_are_reasons_and_leave_no_trace(
@@ -76,4 +75,4 @@ def test_failures_are_reasons_and_leave_no_trace(
     monkeypatch.setattr("nas.trainer.build", build)
     with pytest.raises(EvaluationError, match="out of memory on cpu"):
         Replicator(trainer, store)(SE, 1)
-    assert store.replicates(family(QUICK), "val") == []
+    assert store.replicates(QUICK.family_hash, "val") == []

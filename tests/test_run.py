@@ -53,6 +53,7 @@ def settings(folder: Path, space: Path, **changes: object) -> Settings:
         device="cpu",
         sampler="tpe",
         latency_seconds=0.02,
+        repeats=1,
         study="small",
         studies=str(folder),
     )
@@ -115,12 +116,14 @@ def test_the_exported_config_rebuilds_the_model(result: Result, folder: Path) ->
     assert content["evidence"]["accuracy"] == row.accuracy
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_search(result: Result, space_file: Path, tmp_path: Path) -> None:
     again = search(settings(tmp_path, space_file))
     for first, second in zip(result.study.rows(), again.study.rows(), strict=True):
         assert (first.architecture, first.accuracy) == (second.architecture, second.accuracy)
 
 
+@pytest.mark.slow
 def test_a_second_study_answers_from_the_cache(
     result: Result, folder: Path, space_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,7 +191,13 @@ def protocol(tmp_path: Path, space_file: Path) -> Protocol:
 
 @pytest.mark.parametrize(
     ("data", "augmentation"),
-    [("digits", "shift"), ("torch/MNIST", "shift"), ("torch/kmnist", "shift"), ("torch/cifar10", "shift+flip")],
+    [
+        ("digits", "shift"),
+        ("torch/MNIST", "shift"),
+        ("hfds/ylecun/mnist", "shift"),
+        ("torch/fashion_mnist", "shift+flip"),
+        ("torch/cifar10", "shift+flip"),
+    ],
 )
 def test_writing_is_not_mirrored(data: str, augmentation: str) -> None:
     splits = load_data("digits", limit=300, resolution=16)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import toy
 
-from nas.seeds import MOST_SEEDS, Replicate, SeedNoise, estimate, family, full_seeds, further_seeds, half_width
+from nas.seeds import MOST_SEEDS, Replicate, SeedNoise, estimate, full_seeds, further_seeds, half_width
 
 REPLICATE = Replicate(
     architecture="0123456789ab",
@@ -68,9 +68,12 @@ def test_full_trainings_use_no_seed_of_the_search() -> None:
 
 def test_a_family_shares_all_but_seed_and_epochs() -> None:
     other = dataclasses.replace(toy.PROTOCOL, seed=5, epochs=9)
-    assert family(other) == family(toy.PROTOCOL)
-    assert family(dataclasses.replace(other, batch_size=9)) != family(toy.PROTOCOL)
-    assert family(dataclasses.replace(other, latency_seconds=9.0)) == family(toy.PROTOCOL)  # trains the same
+    assert other.family_hash == toy.PROTOCOL.family_hash
+    assert dataclasses.replace(other, batch_size=9).family_hash != toy.PROTOCOL.family_hash
+    assert dataclasses.replace(other, latency_seconds=9.0).family_hash == toy.PROTOCOL.family_hash  # trains the same
+    averaged = dataclasses.replace(other, epochs=3, average_epochs=3)  # more epochs than a family's one
+    assert averaged.family_hash != toy.PROTOCOL.family_hash
+    assert averaged.family_hash == dataclasses.replace(averaged, epochs=7).family_hash
 
 
 def test_a_replicate_comes_back_as_it_was() -> None:

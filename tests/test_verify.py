@@ -171,7 +171,7 @@ def test_full_trainings_have_no_warm_start() -> None:
     assert full.protocol == usual
     assert full.weights is None
     words = _start_words(study.protocol, full.protocol)
-    assert words == ", but from fresh weights instead of the warm start, at 0.1"
+    assert words == ", but from fresh weights instead of the warm start, at 0.1, the backbone not frozen"
     assert _start_words(usual, usual) == ""
 
 

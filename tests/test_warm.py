@@ -227,6 +227,7 @@ def test_less_than_none_is_refused() -> None:
         Settings(warm_start=-1)
 
 
+@pytest.mark.slow
 def test_searches_share_one_warm_start(tmp_path: Path, trainings: list[int]) -> None:
     space = "SearchSpace(backbones=('test_resnet',), stages=(4,), blocks=('se', 'eca'), init='paper')"
     (tmp_path / "mine.py").write_text(f"from nas.space import SearchSpace\nSPACE = {space}\n")

@@ -95,6 +95,7 @@ def test_a_search_with_two_workers_keeps_the_budget(
     assert len((tmp_path / "studies" / "default-digits" / "front.csv").read_text().splitlines()) == 7
 
 
+@pytest.mark.slow
 def test_a_further_worker_searches_but_leaves_the_repetitions_to_the_first(tmp_path: Path) -> None:
     settings = Settings(
         budget=2, limit=300, epochs=1, latency_seconds=0.05, workers_per_device=3, repeats=2, studies=str(tmp_path)

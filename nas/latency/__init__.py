@@ -5,10 +5,11 @@ from __future__ import annotations
 from nas.latency.device import device_words, lock_name
 from nas.latency.interval import median_interval
 from nas.latency.measure import FEWEST_ROUNDS, measure
-from nas.latency.runtime import Runtime, RuntimeMissingError
+from nas.latency.runtime import DTYPES, Runtime, RuntimeMissingError
 from nas.latency.runtime import software as runtime_software
 
 __all__ = [
+    "DTYPES",
     "FEWEST_ROUNDS",
     "Runtime",
     "RuntimeMissingError",

@@ -90,13 +90,18 @@ def _compiled(model: nn.Module, batch: torch.Tensor) -> Callable[[], Run]:
         except Exception as error:  # dynamo, inductor and the C++ compiler have no common class
             raise RuntimeError(f"torch.compile fails: {_first_line(error)}") from error
 
+    tensors = (*twin.parameters(), *twin.buffers())
+
     def fresh() -> Run:
-        for tensor in (
-            *twin.parameters(),
-            *twin.buffers(),
-        ):  # what is compiled stays; only where its tensors lie is new
-            tensor.data = tensor.data.clone()
-        return lambda: compiled(batch)
+        # What is compiled stays; only where its tensors lie is new, also to the runs that are kept.
+        placed = [tensor.data.clone() for tensor in tensors]
+        for tensor, new in zip(tensors, placed, strict=True):
+            tensor.data = new
+
+        def run(_placed: list[torch.Tensor] = placed) -> object:
+            return compiled(batch)
+
+        return run
 
     return fresh
 

@@ -13,10 +13,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.architecture import Architecture
 from nas.evaluation import Cost, Evaluation
-from nas.front import Row, mark_front
+from nas.front import BARE, Row, mark_front
 from nas.limits import Limits
 from nas.protocol import Protocol
-from nas.seeds import Replicate, SeedNoise, family
+from nas.seeds import Replicate, SeedNoise
 from nas.space import ResolvedSpace
 from nas.store import StorageError, Store, sqlite_path
 from nas.study.binding import INPUTS, LIMITS, StudyError, bind, check_name, is_bound
@@ -31,7 +31,7 @@ AGAIN = "tried_again"
 MOST_DEATHS = 3
 """So many workers may die with one architecture: it is then the cause, as one that takes more memory than there is."""
 _DEATHS = "deaths"
-_PROPOSED = ("architecture", "placements", "control", "memory")
+_PROPOSED = ("architecture", "placements", "control", "memory", AGAIN, _DEATHS)
 """Attributes that a trial has from its proposal, and hands on when it has to be repeated."""
 
 
@@ -153,7 +153,7 @@ class Study:
         """Return the further trainings under the study's protocol but for the seed, by architecture id."""
         protocol = self.protocol
         found: dict[str, list[Replicate]] = {}
-        for replicate in self.store.replicates(family(protocol), "val"):
+        for replicate in self.store.replicates(protocol.family_hash, "val"):
             if replicate.epochs == protocol.epochs and replicate.seed != protocol.seed:
                 found.setdefault(replicate.architecture, []).append(replicate)
         return found
@@ -292,7 +292,7 @@ class Study:
         ]
         for trial in running:
             deaths = trial.user_attrs.get(_DEATHS, 0) + 1
-            if deaths >= MOST_DEATHS:
+            if deaths >= MOST_DEATHS and trial.user_attrs.get("control") != BARE:  # all others are compared with it
                 self._end(trial.number, f"{deaths} workers, one after the other, died while they evaluated it")
             else:
                 self.requeue(trial, f"its worker {trial.user_attrs.get('worker')} died", {_DEATHS: deaths})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import optuna
@@ -114,11 +115,13 @@ class _Failure:
 
 def _give_up(study: Study, alike: list[optuna.Trial], failure: _Failure) -> None:
     """Raise RunFailed if so many failures alike cannot be because of the architectures."""
-    if failure.is_expected and len(alike) < SAME_AMONG_FINISHED and study.finished():
+    among_finished = failure.is_expected and study.finished() > 0
+    if among_finished and len(alike) < SAME_AMONG_FINISHED:
         return
     with study.lock():
-        for failed in alike:  # once: the next run shall try them again, but not the one after that
-            if not failed.user_attrs.get(AGAIN):
+        # The next run shall try them again: once, where they may be the cause themselves.
+        for failed in alike:
+            if not (among_finished and failed.user_attrs.get(AGAIN)):
                 study.retry(failed, {AGAIN: True})
     raise RunFailed(f"{len(alike)} trials in a row failed for the same reason: {failure.reason}")
 
@@ -161,7 +164,11 @@ def _evaluate(study: Study, trial: optuna.Trial, evaluate: Callable[[Architectur
     except EvaluationError as error:
         failure = _Failure(str(error), is_expected=True)
     except (sa.exc.SQLAlchemyError, optuna.exceptions.OptunaError, StorageError):
-        raise  # the database failed and not the architecture: the trial is repaired when the search goes on
+        # The database failed and not the architecture. If it is back already the trial is queued again; else it is
+        # repaired when the search goes on, as one whose worker died.
+        with suppress(Exception), study.lock():
+            study.requeue(trial, "the database failed")
+        raise
     except Exception as error:  # one bad architecture must not end a night's search; three alike do
         failure = _Failure(f"{type(error).__name__}: {error}", is_expected=False)
     else:

@@ -124,7 +124,8 @@ def _suggest(space: ResolvedSpace, known: Sequence[Known], seed: int) -> Proposa
     times = [entry.values[1] if entry.values else entry.nominal_ms for entry in entries]
     excess = [[entry.excess.get(name, nan) for name in limits] for entry in entries]
     # What failed, for want of memory mostly, is as good as beyond a limit: its neighbours may fail, too.
-    failed = [entry.values is None and not entry.pending and not entry.excess for entry in entries]
+    alive = {entry.id for entry in entries if entry.pending or entry.values or entry.excess}  # or tried once more
+    failed = [entry.id not in alive for entry in entries]
     if any(failed):
         trained = [entry.values is not None for entry in entries]
         signs = [1.0 if bad else -1.0 if good else nan for bad, good in zip(failed, trained, strict=True)]

@@ -14,7 +14,7 @@ import toy
 from nas.architecture import Architecture
 from nas.evaluation import Evaluation, EvaluationError
 from nas.front import Row
-from nas.seeds import Replicate, family
+from nas.seeds import Replicate
 from nas.study import Study, confirm, run
 
 Luck = Callable[[Architecture, int], float]
@@ -41,7 +41,7 @@ class Trainer:
             versions={},
         )
         protocol = dataclasses.replace(toy.PROTOCOL, seed=seed)
-        self.study.store.put_replicate(architecture, protocol.hash, replicate, family=family(protocol))
+        self.study.store.put_replicate(architecture, protocol.hash, replicate, family=protocol.family_hash)
         return replicate
 
 
@@ -179,7 +179,7 @@ def test_other_epochs_and_the_test_split_do_not_move_the_front(study: Study) -> 
     for changes in ({"seed": 6, "epochs": 9}, {"seed": 7, "test_accuracy": 0.9, "test_images": 5}):
         other = dataclasses.replace(replicate, **changes)
         hashed = dataclasses.replace(longer, seed=other.seed, epochs=other.epochs).hash
-        study.store.put_replicate(before[1].architecture, hashed, other, family=family(longer))
+        study.store.put_replicate(before[1].architecture, hashed, other, family=longer.family_hash)
     assert study.rows()[1].seeds == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -13,6 +14,7 @@ from optuna.trial import TrialState
 from nas.architecture import Architecture
 from nas.evaluation import Evaluation, EvaluationError
 from nas.study import RunFailed, Study, run
+from nas.study.gain import Observed
 from nas.study.ledger import MOST_DEATHS
 from nas.study.loop import SAME_AMONG_FINISHED
 from nas.study.sampler import Known, Proposal, propose
@@ -110,24 +112,39 @@ def test_failures_that_architectures_may_cause_do_not_end_a_study_that_finishes_
     assert len(attempts) == len(set(attempts)) == 6 + SAME_AMONG_FINISHED - 1
 
 
-def test_what_ended_a_run_is_tried_again_once(tmp_path: Path) -> None:
+def test_what_ended_a_run_is_tried_again(tmp_path: Path) -> None:
     study = toy.create(tmp_path)
+    space = toy.space()
+
+    def broken(_architecture: Architecture) -> Evaluation:
+        raise LookupError("no driver")
+
+    for _ in range(3):  # however often: nothing says that the architectures are the cause
+        with pytest.raises(RunFailed, match="3 trials in a row failed for the same reason: LookupError: no driver"):
+            run(study, broken, space=space, budget=4, sampler="random")
+        assert study.tally().waiting == 3
+    run(study, toy.evaluate, space=space, budget=4, sampler="random")
+    assert [row.control for row in study.rows()] == ["bare", "se everywhere", "eca everywhere", "cbam everywhere"]
+
+
+def test_what_may_be_the_cause_itself_is_tried_again_once(tmp_path: Path) -> None:
+    study = toy.create(tmp_path)
+    space = toy.space()
 
     def large(architecture: Architecture) -> Evaluation:
-        if len(architecture.placements) == 4:
+        if architecture.placements:
             raise EvaluationError("out of memory")
         return toy.evaluate(architecture)
 
-    space = toy.space()
-    every = [control.architecture.id for control in space.controls()][1:]
-    with pytest.raises(RunFailed, match="3 trials in a row failed for the same reason: LookupError: no driver"):
-        run(study, lambda _: (_ for _ in ()).throw(LookupError("no driver")), space=space, budget=8, sampler="random")
-    run(study, large, space=space, budget=3, sampler="random")
-    failed = [trial.user_attrs["architecture"] for trial in study._trials(TrialState.FAIL)]
-    assert [failed.count(identifier) for identifier in every] == [2, 2, 1]  # the third was not among the first three
-    run(study, large, space=space, budget=6, sampler="random")
-    assert study.finished() == 6
-    assert [failed.count(identifier) for identifier in every] == [2, 2, 1]
+    with pytest.raises(RunFailed, match=f"{SAME_AMONG_FINISHED} trials in a row failed"):
+        run(study, large, space=space, budget=9, sampler="random")
+    assert study.tally().waiting == SAME_AMONG_FINISHED
+    with pytest.raises(RunFailed, match=f"{SAME_AMONG_FINISHED} trials in a row failed"):
+        run(study, large, space=space, budget=9, sampler="random")
+    assert study.tally().waiting == 0
+    run(study, toy.evaluate, space=space, budget=2, sampler="random")  # another one, not one of those
+    assert len(study._trials(TrialState.FAIL)) == 2 * SAME_AMONG_FINISHED
+    assert study.finished() == 2
 
 
 def test_an_architecture_that_kills_its_workers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +183,48 @@ def test_the_sampler_avoids_what_failed() -> None:
     failed = [entry.values is None for entry in known]
     assert sum(failed[:10]) >= 1
     assert sum(failed[10:]) <= 3  # 24 of these 30 where failures are only left out
+
+
+def test_a_failure_that_did_not_happen_again_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = toy.space()
+    known: list[Known] = []
+    for _ in range(8):
+        proposal = propose(space, known, sampler="additive", seed=0)
+        assert proposal is not None
+        values = (0.8 + 0.01 * len(known), toy.evaluate(proposal.architecture).nominal_ms)
+        known.append(Known(id=proposal.architecture.id, params=proposal.params, values=values))
+    failed = [replace(entry, values=None) for entry in known]
+    seen: list[Observed] = []
+    monkeypatch.setattr("nas.study.gain.suggest", lambda _, observed, __: seen.append(observed))
+    for again in ([], known[6:], [replace(entry, pending=True) for entry in failed[6:]]):
+        propose(space, [*known[:6], *failed[6:], *again], sampler="additive", seed=0)
+    assert [observed.excess.shape[1] for observed in seen] == [1, 0, 0]
+    assert (seen[0].excess[:, 0] > 0).sum() == 2
+
+
+def test_a_mark_outlives_an_interruption(tmp_path: Path) -> None:
+    study = toy.create(tmp_path)
+    control = toy.space().controls()[1]
+    with Worker(study.store) as worker, study.lock():
+        trial = study.claim(Proposal(architecture=control.architecture, params=control.choices), worker, toy.space())
+        study.requeue(trial, "its worker died", {"deaths": 2})
+        again = study.claim_waiting(worker, toy.space())
+        assert again is not None
+        study.requeue(again, "stopped by the user")
+    assert [trial.user_attrs.get("deaths") for trial in study._trials()] == [None, 2, 2]
+
+
+def test_the_bare_backbone_is_never_given_up(tmp_path: Path) -> None:
+    study = toy.create(tmp_path)
+
+    def dies(_architecture: Architecture) -> Evaluation:
+        raise SystemExit
+
+    for _ in range(MOST_DEATHS + 2):
+        with pytest.raises(SystemExit):
+            run(study, dies, space=toy.space(), budget=1)
+    run(study, toy.evaluate, space=toy.space(), budget=1)
+    assert [row.control for row in study.rows()] == ["bare"]
 
 
 def test_a_trial_that_was_measured_but_not_told_is_not_measured_again(
