@@ -344,9 +344,8 @@ def test_help_is_quick_to_import_and_names_the_verbs(here: Path, capsys: pytest.
     assert all(verb in printed for verb in ("search", "export", "dashboard"))
 
 
-@pytest.mark.parametrize(
-    ("wish", "ignored"), [(signal.SIGINT, False), pytest.param(signal.SIGTERM, True, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("wish", "ignored"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
+@pytest.mark.slow
 def test_a_wish_to_end_ends_with_130_and_loses_nothing(here: Path, wish: signal.Signals, ignored: bool) -> None:
     words = [sys.executable, str(ROOT / "run_search.py"), "--budget", "50", *QUICK, "--sampler", "random"]
     # A shell lets its background processes ignore Ctrl-C, and they inherit that.

@@ -12,7 +12,7 @@ import toy
 
 from nas.architecture import Architecture, Placement
 from nas.evaluation import Evaluation, wilson_interval
-from nas.seeds import Replicate, family
+from nas.seeds import Replicate
 from nas.store import StorageError, Store, prepare_sqlite, sqlite_path
 from nas.study import storage
 
@@ -70,7 +70,7 @@ def test_all_evaluations_under_a_protocol(store: Store) -> None:
 
 def test_replicates_are_kept_by_protocol_and_kind(store: Store) -> None:
     protocol = dataclasses.replace(toy.PROTOCOL, seed=1)
-    group = family(protocol)
+    group = protocol.family_hash
     assert store.replicate(BARE, protocol.hash, "val") is None
     store.put_replicate(BARE, protocol.hash, REPLICATE, family=group)
     store.put_replicate(BARE, protocol.hash, dataclasses.replace(REPLICATE, accuracy=0.1), family=group)
@@ -86,7 +86,7 @@ def test_replicates_are_kept_by_protocol_and_kind(store: Store) -> None:
 def test_a_database_from_before_there_were_replicates_has_none(store: Store, tmp_path: Path) -> None:
     with sa.create_engine(toy.url(tmp_path)).begin() as connection:
         connection.execute(sa.text("DROP TABLE nas_replicates"))
-    assert store.replicates(family(toy.PROTOCOL), "val") == []
+    assert store.replicates(toy.PROTOCOL.family_hash, "val") == []
 
 
 def test_the_first_reference_counts_for_all(store: Store) -> None:

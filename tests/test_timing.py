@@ -164,7 +164,9 @@ def test_protocols_that_time_alike_share_their_latencies() -> None:
         assert dataclasses.replace(PROTOCOL, **other).latency_hash != key  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("runtime", ["eager", pytest.param("compile", marks=pytest.mark.slow), "onnxruntime"])
+@pytest.mark.parametrize(
+    "runtime", ["eager", *(pytest.param(name, marks=pytest.mark.slow) for name in ("compile", "onnxruntime"))]
+)
 def test_runtimes_run_the_model_itself(runtime: str) -> None:
     if runtime == "onnxruntime":
         pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

@@ -120,6 +120,7 @@ def test_a_backbone_that_is_not_frozen_changes(
     }
 
 
+@pytest.mark.slow
 def test_the_factor_of_blocks_slows_them_alone(
     tmp_path: Path, data: SearchData, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,7 @@ def _fresh():
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @every_way
 def test_compiles_as_one_graph(block, options, init, ready):
     assert_compiles(ready(block, options, init), backend="aot_eager")
@@ -90,6 +91,7 @@ def test_exports_for_any_batch(block, options, init, ready):
         torch.testing.assert_close(program.module()(x), module(x))
 
 
+@pytest.mark.slow
 def test_relative_attention_in_parts_compiles_and_exports(ready, monkeypatch):
     monkeypatch.setattr("nas.attention.multihead.SCORES", 64)  # 30 pixels, two at a time
     module = ready("mhsa", {"position": "relative"})

@@ -39,7 +39,16 @@ def evaluator(limits: Limits) -> tuple[Callable[[Architecture], Evaluation], lis
     return evaluate, trained
 
 
-@pytest.mark.parametrize("sampler", ["additive", "gp", "tpe", "nsga2", "random"])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "additive",
+        pytest.param("gp", marks=pytest.mark.slow),
+        "tpe",
+        pytest.param("nsga2", marks=pytest.mark.slow),
+        "random",
+    ],
+)
 def test_the_budget_is_spent_within_the_limits(sampler: str, tmp_path: Path) -> None:
     study = create(tmp_path, TWO_BLOCKS)
     evaluate, trained = evaluator(TWO_BLOCKS)
@@ -98,6 +107,7 @@ def test_the_sampler_avoids_what_is_beyond_the_limits() -> None:
     assert shares[0] < shares[1]
 
 
+@pytest.mark.slow
 def test_the_bare_backbone_is_always_evaluated_and_a_hopeless_run_ends(tmp_path: Path) -> None:
     limits = Limits(latency_ms=0.9, parameters=10)
     study = create(tmp_path, limits)

@@ -213,6 +213,7 @@ def begun(folder: Path) -> list[str]:
     return log.read_text().split() if log.exists() else []
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_trial_three_times(tmp_path: Path) -> None:
     finished: list[str] = []
     for target in (2, 5, 7):
@@ -239,6 +240,7 @@ def test_killed_in_the_middle_of_a_trial_three_times(tmp_path: Path) -> None:
     assert architectures(study) == architectures(Study.open("whole", toy.url(tmp_path)))
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_budget(tmp_path: Path) -> None:
     processes = [start(tmp_path, budget=10, seconds=0.1) for _ in range(2)]
     assert [process.wait(timeout=60) for process in processes] == [0, 0]
