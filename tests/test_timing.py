@@ -133,6 +133,7 @@ def test_precision_is_that_of_the_timing(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("block", sorted(BLOCKS))
+@pytest.mark.slow
 def test_every_block_is_timed_in_half_precision(block: str) -> None:
     placed = Architecture(backbone="test_resnet", placements=(Placement(stage=2, block=block),))
     short = trainer(latency_precision="bfloat16", latency_seconds=0.001)
