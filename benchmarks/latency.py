@@ -4,15 +4,17 @@
     python benchmarks/latency.py --load 1        # the second call beside one busy process
     python benchmarks/latency.py --device cuda --backbone resnet50 --resolution 64
 
-Each call is one of its own: models are built anew, in an order of its own. Printed are the two ratios to the bare
-backbone with their intervals; then, over all architectures, the median difference between the calls, the Spearman
-correlation between them, how often the interval of the difference holds zero, and how many results were unstable. The
-difference of two ratios a and b has the interval (a - b) +- sqrt(half(a)^2 + half(b)^2).
+Each call is a process of its own: models are built anew, in an order of its own, in memory of its own. Printed are the
+two ratios to the bare backbone with their intervals; then, over all architectures, the median difference between the
+calls, the Spearman correlation between them, how often the interval of the difference holds zero, and how many results
+were unstable. The difference of two ratios a and b has the interval (a - b) +- sqrt(half(a)^2 + half(b)^2).
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import math
 import random
 import statistics
@@ -42,6 +44,8 @@ PLACED = (
     (("bam", 3),),
 )
 """Ten architectures: blocks by stage."""
+GIVEN = ("backbone", "resolution", "batch", "runtime", "precision", "device", "threads", "seconds")
+"""What each of the processes is told."""
 BUSY = "while True: sum(number * number for number in range(100_000))"
 
 
@@ -74,6 +78,14 @@ def calls(arguments: argparse.Namespace, device: torch.device, seed: int) -> lis
     return [found[number] for number in range(len(PLACED))]
 
 
+def call(arguments: argparse.Namespace, seed: int) -> list[Latency]:
+    """Time all architectures in a process of its own."""
+    given = [part for name in GIVEN for part in (f"--{name}", str(getattr(arguments, name)))]
+    command = [sys.executable, __file__, *given, "--call", str(seed)]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return [Latency(**figures) for figures in json.loads(printed)]
+
+
 def half(latency: Latency) -> float:
     return (latency.ratio_high - latency.ratio_low) / 2
 
@@ -94,17 +106,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of the CPU (default: 1)")
     parser.add_argument("--seconds", type=float, default=2.0, help="longest sampling of one ratio (default: 2)")
     parser.add_argument("--load", type=int, default=0, help="busy processes beside the second call (default: 0)")
+    parser.add_argument("--call", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = proxy.select_device(arguments.device)
+    if arguments.call is not None:
+        print(json.dumps([dataclasses.asdict(latency) for latency in calls(arguments, device, arguments.call)]))
+        return
     shown = f"{arguments.backbone} at {arguments.resolution} px, batch {arguments.batch}, {arguments.runtime}"
     print(f"{shown}, {arguments.precision}, {device_words(device)}")
 
     started = time.perf_counter()
-    first = calls(arguments, device, seed=0)
+    first = call(arguments, 0)
     load = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(arguments.load)]
     try:
-        second = calls(arguments, device, seed=1)
+        second = call(arguments, 1)
     finally:
         for process in load:
             process.kill()

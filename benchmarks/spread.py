@@ -12,7 +12,6 @@ over the seeds leaves; the corrected figure is without it.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import random
 import statistics
 import time
@@ -20,7 +19,7 @@ import time
 from nas import data, proxy, space
 from nas.architecture import Architecture
 from nas.latency import device_words
-from nas.settings import Settings, make_protocol
+from nas.settings import Settings, declared_space, made_for_data, make_protocol
 from nas.trainer import Trainer
 
 
@@ -41,15 +40,20 @@ def main() -> None:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--init", choices=("identity", "paper"))
     parser.add_argument("--data", default="digits")
+    parser.add_argument("--limit", type=int, help="largest number of images to use")
+    parser.add_argument("--resolution", type=int, help="height and width of the images in pixels")
+    parser.add_argument("--backbone", help="timm name (default: that of the default space)")
+    parser.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
 
-    settings = Settings(data=arguments.data, epochs=arguments.epochs)
+    names = ("data", "epochs", "init", "limit", "resolution", "backbone", "optimizer")
+    settings = Settings(**{name: getattr(arguments, name) for name in names})
     device = proxy.select_device(arguments.device)
-    splits = data.load(settings.data)
-    protocol = make_protocol(settings, splits, device)
-    declared = space.load("default")
-    declared = dataclasses.replace(declared, init=arguments.init or declared.init)
+    splits = data.load(settings.data, limit=settings.limit, resolution=settings.resolution)
+    declared = declared_space(settings)
+    made_for = made_for_data(settings, declared.backbones[0], splits)
+    protocol = make_protocol(settings, splits, device, model_kwargs=made_for["model_kwargs"])
     trainer = Trainer(splits.search(), protocol, device)
     resolved = declared.resolve({backbone: trainer.plan(backbone).stages for backbone in declared.backbones})
 

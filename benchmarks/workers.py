@@ -69,7 +69,8 @@ def main() -> None:
             found[workers] = {row.architecture.id: row for row in rows}
             print(f"{workers} workers: {rate:7.0f} trials an hour, {rate / first:5.2f} times", flush=True)
     reference, *others = found.values()
-    shared = [row for key, row in reference.items() if all(key in each for each in others)]
+    placed = [row for row in reference.values() if row.architecture.placements]  # the bare ratio is 1 by definition
+    shared = [row for row in placed if all(row.architecture.id in each for each in others)]
     agreed = dict.fromkeys(arguments.workers[1:], 0)
     for row in sorted(shared, key=lambda row: row.latency_ratio):
         texts = [f"{row.latency_ratio:.3f} +- {half(row):.3f}"]

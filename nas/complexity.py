@@ -1,8 +1,8 @@
 """Counted cost of a model: parameters, multiply-accumulates, memory, operations; and a nominal time from them.
 
 The counts are exact and the same on every machine. They guide the sampler: a search that is repeated with the same
-seed has to propose the same architectures, so nothing that a noisy clock says may reach the sampler. What the front
-and the report show is the measured latency.
+seed shall propose the same architectures, so what a noisy clock says reaches the sampler only where there are limits
+of latency. What the front and the report show is the measured latency.
 """
 
 from __future__ import annotations

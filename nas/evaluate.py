@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+from typing import TypeVar
 
 import timm
 import torch
@@ -16,6 +17,8 @@ from nas.locks import DeviceLock
 from nas.store import Store
 from nas.timing import Timer
 from nas.trainer import Trainer, within_memory
+
+C = TypeVar("C", bound=Cost)
 
 REFERENCE_RETRIES = 2
 """How often the bare backbone is timed again where the machine is too busy."""
@@ -53,6 +56,7 @@ class Evaluator:
         """
         evaluation = self._store.get(architecture, self._protocol.hash)
         if evaluation is not None:
+            evaluation = self._referred(architecture, evaluation)
             self._check(architecture, evaluation)
             return evaluation
         evaluation = within_memory(lambda: self._measure(architecture), self._trainer)
@@ -66,7 +70,8 @@ class Evaluator:
     def _measure(self, architecture: Architecture) -> Evaluation:
         cost = self._cost(architecture)
         self._check(architecture, cost)
-        model = self._trainer.build(architecture)
+        with self._lock.training():  # no timing meanwhile
+            model = self._trainer.build(architecture)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         on_gpu = self._device.type == "cuda"
         if on_gpu:
@@ -100,15 +105,20 @@ class Evaluator:
         key = self._protocol.latency_hash
         known = self._store.cost(architecture, key)
         if known is not None and not known.latency.unstable:
-            return known
+            return self._referred(architecture, known)
         found = self._timer(architecture)
         if not architecture.placements:  # all latencies of the study, and of later ones, are multiples of this one
             for _ in range(REFERENCE_RETRIES):
                 found = self._timer(architecture) if found.latency.unstable else found
-        reference_ms = self._store.reference_ms(architecture.backbone, key, found.reference_ms)
-        found = dataclasses.replace(found, reference_ms=reference_ms)
+            self._store.put_cost(architecture, key, found)
+        found = self._referred(architecture, found)
         self._store.put_cost(architecture, key, found)
         return found
+
+    def _referred(self, architecture: Architecture, cost: C) -> C:
+        """Return a cost whose latency is a multiple of what the bare backbone is now known to take."""
+        backbone, key = architecture.backbone, self._protocol.latency_hash
+        return dataclasses.replace(cost, reference_ms=self._store.reference_ms(backbone, key, cost.reference_ms))
 
 
 def software() -> str:

@@ -20,9 +20,9 @@ class Latency:
     median_ms: float
     """Median time of one forward pass of the candidate, in milliseconds."""
     low_ms: float
-    """Lower end of the 95 % interval of the median, in milliseconds."""
+    """Lower end of the interval of the median between samples, in ms; too narrow where the machine drifts."""
     high_ms: float
-    """Upper end of the 95 % interval of the median, in milliseconds."""
+    """Upper end of that interval, in milliseconds."""
     bare_ms: float
     """Median time of one forward pass of the bare backbone in the same call, in milliseconds."""
     ratio: float
@@ -123,8 +123,17 @@ class Evaluation(Cost):
     """Versions of Python, torch and timm that produced the figures."""
 
 
+OUT_OF_MEMORY = "out of memory"
+"""How the reason of an evaluation begins for which the memory of the device did not suffice."""
+
+
 class EvaluationError(Exception):
     """An architecture could not be evaluated; the message is the reason that the study records."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why an evaluation failed, in words: an unforeseen error with its class."""
+    return str(error) if isinstance(error, EvaluationError) else f"{type(error).__name__}: {first_line(error)}"
 
 
 def first_line(error: BaseException) -> str:

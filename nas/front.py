@@ -35,7 +35,7 @@ class Row:
     accuracy_high: float
     """Upper end of its 95 % Wilson interval."""
     latency_ms: float
-    """Median time of one forward pass, in milliseconds."""
+    """Latency of one forward pass, in milliseconds: the ratio times that of the bare backbone."""
     latency_ratio: float
     """Latency over that of the bare backbone, timed in the same call."""
     ratio_low: float
@@ -44,6 +44,10 @@ class Row:
     """Upper end of the 95 % interval of the ratio."""
     unstable: bool = False
     """Whether the machine was too busy for the ratio to be relied on."""
+    graph_ratio: float | None = None
+    """The ratio of the replays of CUDA graphs, where nothing waits for Python; None where there are none."""
+    memory_bytes: int = 0
+    """Bytes that one forward pass needs at most, counted; 0 where that is not known."""
     beyond: str = ""
     """Which limits it exceeds, in words: the bare backbone is evaluated all the same."""
     parameters: int

@@ -179,7 +179,11 @@ def hover_text(row: Row, stages: Sequence[int], bare: Row | None = None) -> str:
     seeds = f" (mean of {row.seeds} seeds)" if row.seeds > 1 else ""
     lines += [f"accuracy {accuracy_text(row)} %{seeds}", f"latency {ms_text(row.latency_ms)} ms"]
     lines += [f"ratio to bare {ratio_text(row)}"]
+    if row.graph_ratio is not None:
+        lines += [f"as CUDA graphs {row.graph_ratio:.3f}"]
     lines += [f"{count_text(row.parameters)} parameters, {count_text(row.macs)} MACs"]
+    if row.memory_bytes:
+        lines += [f"{row.memory_bytes / 2**20:.1f} MiB in a forward pass"]
     if changed := change_text(row, bare):
         lines += [changed]
     if row.front_probability is not None:

@@ -25,6 +25,12 @@ def preflight(space: ResolvedSpace, trainer: Trainer) -> None:
     Raises:
         EvaluationError: At the first combination that fails, with block, stage, shape and cause.
     """
+    # Each shape runs once or twice: to look for the quickest kernels would take longer than any saves.
+    with torch.backends.cudnn.flags(benchmark=False):
+        _run_all(space, trainer)
+
+
+def _run_all(space: ResolvedSpace, trainer: Trainer) -> None:
     protocol, device = trainer.protocol, trainer.device
     for backbone, sites in space.sites.items():
         bare = trainer.build(Architecture(backbone=backbone))

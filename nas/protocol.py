@@ -46,7 +46,7 @@ class Protocol:
     learning_rate: float = 0.1
     """Peak learning rate of the one-cycle schedule."""
     weight_decay: float = 5e-4
-    """Weight decay of tensors with two or more dimensions."""
+    """Weight decay of matrices and convolutions; scales and biases, also those with sides of length 1, have none."""
     label_smoothing: float = 0.1
     """Label smoothing of the training loss."""
     augmentation: str = "shift"
@@ -168,6 +168,7 @@ class Protocol:
         """Sixteen hexadecimal digits that two protocols share exactly when they time the same networks alike."""
         timed = {name: value for name, value in self.to_dict().items() if name in _TIMED or name.startswith("latency_")}
         timed |= {"latency_resolution": self.latency_resolution or self.resolution}
+        timed |= {"latency_device": self.latency_device or self.device}
         return _hash({**timed, "latency_precision": self.latency_precision or self.precision})
 
     @property
@@ -185,7 +186,7 @@ class Protocol:
         return {name: value for name, value in self.to_dict().items() if not name.startswith("latency_")}
 
 
-_TIMED = ("num_classes", "channels", "model_kwargs", "channels_last", "seed", "device", "software")
+_TIMED = ("num_classes", "channels", "model_kwargs", "channels_last", "seed", "software")
 """Fields, besides those that begin with ``latency_``, on which a latency depends."""
 
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from nas import batches, optimizer
 from nas.data import SearchData, Split
-from nas.evaluation import EvaluationError, first_line
+from nas.evaluation import OUT_OF_MEMORY, EvaluationError, first_line
 from nas.protocol import Protocol
 
 
@@ -71,7 +71,7 @@ def train(
     except RuntimeError as error:
         if is_out_of_memory(error):
             size = f"batch size {protocol.batch_size} at {protocol.resolution}x{protocol.resolution}"
-            reason = f"out of memory on {device} while training with {size}"
+            reason = f"{OUT_OF_MEMORY} on {device} while training with {size}"
         elif _is_of_the_compiler(error):
             reason = f"torch.compile cannot compile the training: {first_line(error)}"
         else:
@@ -223,8 +223,12 @@ def select_device(name: str = "auto") -> torch.device:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error is torch's way of saying, on any device, that memory does not suffice."""
-    # Only CUDA has a class for it; the CPU and MPS allocators raise RuntimeError.
-    texts = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
+    # Only CUDA has a class for it; the CPU and MPS allocators raise RuntimeError. cuDNN tries one way of convolving
+    # after the other and then says that it found none; libraries that start on a full device cannot initialise.
+    texts = (
+        *("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED"),
+        *("unable to find an engine", "CUBLAS_STATUS_NOT_INITIALIZED", "CUDNN_STATUS_NOT_INITIALIZED"),
+    )
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 

@@ -51,7 +51,8 @@ class Replicator:
 
     def _train(self, architecture: Architecture, trainer: Trainer) -> Replicate:
         protocol = trainer.protocol
-        model = trainer.build(architecture)
+        with self._lock.training():  # no timing meanwhile
+            model = trainer.build(architecture)
         curve = trainer.train(model, turn=self._lock.training)
         test_accuracy = None
         if self._test is not None:

@@ -1,6 +1,6 @@
 """The answer of a study as files: the front as CSV, and as one self-contained page with the plot and the table.
 
-Both are written anew after every trial, under another name and then renamed, so that a reader never sees half a file.
+Both are written under another name and then renamed, so that a reader never sees half a file.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from nas.front import BARE, Row, bare_row, front, mark_front
 from nas.pareto import ParetoData, accuracy_interval, hover_text, label, latency_interval, pareto_data
 
 FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "latency_ms", "latency_ratio", "ratio_low", "ratio_high")
-LAST_FIGURES = ("seeds", "seed_error", "seed_degrees", "front_probability", "unstable")
+LAST_FIGURES = ("seeds", "seed_error", "seed_degrees", "front_probability", "unstable", "graph_ratio", "memory_bytes")
 CSV_COLUMNS = (
     *("trial", "architecture", *FIGURES, "parameters", "macs", "on_front", "control", "placements"),
     *LAST_FIGURES,
 )
 """Columns of ``front.csv``; ``architecture`` is the id, ``placements`` the description in words. ``seed_error`` and
-``front_probability`` are empty while the noise of the seed is unknown."""
+``front_probability`` are empty while the noise of the seed is unknown, ``graph_ratio`` where there is no CUDA graph."""
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; every group has its own symbol as well.
 MUTED, BLUE, ORANGE, BLACK = "#9A9A9A", "#0072B2", "#E69F00", "#000000"

@@ -54,7 +54,6 @@ def search(
     on_start: Callable[[Study], None] | None = None,
     on_trial: Callable[[Study], None] | None = None,
     on_replicate: Callable[[Architecture, Replicate], None] | None = None,
-    alone: bool = False,
 ) -> Result:
     """Search, and write the study's files: front.csv, pareto.html, best.json, split.json.
 
@@ -68,9 +67,8 @@ def search(
         settings: What is asked for.
         on_weights: Called with what trained weights were loaded or made, and how much of the backbone they cover.
         on_start: Called once, before the first trial.
-        on_trial: Called after every finished or failed trial.
-        on_replicate: Called after every training with a further seed.
-        alone: Start no further processes, whatever the settings say, and train nothing with further seeds.
+        on_trial: Called after every finished or failed trial of this process.
+        on_replicate: Called after every training of this process with a further seed.
 
     Raises:
         ValueError: If something is wrong with the settings, the data, the space, the backbone or the storage.
@@ -78,7 +76,7 @@ def search(
         nas.study.RunFailed: If trials failed for the same reason, one after the other; see :func:`nas.study.run`.
     """
     ready = _ready(settings, on_weights)
-    study = ready.study
+    study, workers = ready.study, settings.workers_per_device
     keep_up = files.Sparing(lambda: write_files(study, settings.folder))
 
     def after_trial(study: Study) -> None:
@@ -95,25 +93,12 @@ def search(
     if on_start is not None:
         on_start(study)
     try:
-        if not alone:
-            ready.time_reference()
-        with _quick_collections(), crew(_help, settings, 0 if alone else settings.workers_per_device - 1):
-            outcome = run(
-                study,
-                ready.evaluator,
-                space=ready.space,
-                budget=settings.budget,
-                sampler=settings.sampler,
-                seed=settings.seed,
-                on_trial=after_trial,
-            )
-        confirmation = confirm(
-            study,
-            ready.replicator,
-            repeats=0 if alone else settings.repeats,
-            further=0 if alone else settings.confirm,
-            on_replicate=after_replicate,
-        )
+        ready.time_reference()
+        with _quick_collections(), crew(_help, settings, workers - 1):
+            outcome = ready.run(after_trial)
+            if workers > 1:
+                ready.confirm(after_replicate, share=(0, workers))
+        confirmation = ready.confirm(after_replicate)
     except BaseException as error:
         with suppress(Exception):  # what went wrong is told, not what went wrong because of it
             keep_up(now=True)
@@ -124,10 +109,23 @@ def search(
     return Result(study=study, outcome=outcome, confirmation=confirmation)
 
 
+def _help(settings: Settings, number: int, tell_ready: Callable[[], None]) -> None:
+    """Work on a study as one of several processes, and take a share of what is trained again."""
+    ready = _ready(settings, is_checked=True)
+    try:
+        tell_ready()
+        with _quick_collections():
+            ready.run()
+        ready.confirm(share=(number, settings.workers_per_device))
+    finally:
+        ready.study.close()
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Ready:
     """A search whose settings are found to be right, and whose study is open."""
 
+    settings: Settings
     study: Study
     space: ResolvedSpace
     evaluator: Evaluator
@@ -139,17 +137,45 @@ class _Ready:
             with suppress(EvaluationError):
                 self.evaluator.time_reference(backbone)
 
+    def run(self, on_trial: Callable[[Study], None] | None = None) -> Outcome:
+        """Evaluate architectures until the budget is spent."""
+        return run(
+            self.study,
+            self.evaluator,
+            space=self.space,
+            budget=self.settings.budget,
+            sampler=self.settings.sampler,
+            seed=self.settings.seed,
+            on_trial=on_trial,
+        )
 
-def _ready(settings: Settings, on_weights: Callable[[str], None] | None) -> _Ready:
-    """Check the settings against data, device and backbone, and open the study."""
+    def confirm(
+        self, on_replicate: Callable[[Architecture, Replicate], None] | None = None, share: tuple[int, int] = (0, 1)
+    ) -> Confirmation:
+        """Train a share of what is to be trained with further seeds."""
+        return confirm(
+            self.study,
+            self.replicator,
+            repeats=self.settings.repeats,
+            further=self.settings.confirm,
+            on_replicate=on_replicate,
+            share=share,
+        )
+
+
+def _ready(settings: Settings, on_weights: Callable[[str], None] | None = None, *, is_checked: bool = False) -> _Ready:
+    """Check the settings against data, device and backbone, unless another process has, and open the study."""
     declared = declared_space(settings)
     from nas.evaluate import Evaluator  # torch and timm, once the cheap mistakes are ruled out
     from nas.replicate import Replicator
+    from nas.timing import Timer
 
     splits, trainer, timed = _prepared(settings, declared, on_weights)
     (backbone,) = declared.backbones
     resolved = declared.resolve({backbone: trainer.plan(backbone).stages})
-    timer = _checked(resolved, trainer, timed)
+    timer = Timer(trainer, timed)
+    if not is_checked:
+        _check_all(resolved, trainer, timer)
     files.check_folder(settings.studies)
     trainer = _warmed(trainer, settings, backbone, on_weights)
     study = Study.create(
@@ -162,6 +188,7 @@ def _ready(settings: Settings, on_weights: Callable[[str], None] | None) -> _Rea
     )
     files.replace(settings.folder / "split.json", json.dumps(splits.record()).encode())
     return _Ready(
+        settings=settings,
         study=study,
         space=resolved,
         evaluator=Evaluator(trainer, study.store, timer, settings.limits),  # a warm start changes nothing in the timing
@@ -182,11 +209,6 @@ def _quick_collections() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-def _help(settings: Settings) -> None:
-    """Work on a study as one of several processes."""
-    search(settings, alone=True).study.close()
 
 
 def _prepared(
@@ -230,21 +252,18 @@ def _prepared(
     return splits, Trainer(splits.search(), protocol, device, weights, threads=threads, workers=workers), timed
 
 
-def _checked(resolved: ResolvedSpace, trainer: Trainer, timed: torch.device) -> Timer:
-    """Run once whatever will be trained or timed, so that it fails now if it fails; return what will time it.
+def _check_all(resolved: ResolvedSpace, trainer: Trainer, timer: Timer) -> None:
+    """Run once whatever will be trained or timed, so that it fails now if it fails.
 
     Raises:
         ValueError: If the backbone cannot be timed as is asked for.
         EvaluationError: If a block cannot run at a stage, or the runtime cannot run the backbone.
     """
     from nas.preflight import preflight
-    from nas.timing import Timer
 
     preflight(resolved, trainer)
-    timer = Timer(trainer, timed)
     for backbone in resolved.sites:
         timer.check(backbone)
-    return timer
 
 
 def _warmed(trainer: Trainer, settings: Settings, backbone: str, on_weights: Callable[[str], None] | None) -> Trainer:

@@ -283,7 +283,7 @@ def make_protocol(
 
 def is_writing(data: str) -> bool:
     """Tell whether a data set, by its name, would mean something else or nothing in the mirror: digits, characters."""
-    _, slash, name = data.lower().partition("/")
+    _, slash, name = data.lower().rstrip("/").rpartition("/")
     return data == "digits" or (bool(slash) and any(word in name for word in _WRITING) and "fashion" not in name)
 
 

@@ -215,8 +215,19 @@ class Store:
             raise StorageError(f"the database names the architecture {identifier}, but does not hold it")
         return Architecture.from_json(text)
 
+    def bare_ms(self, backbone: str, latency_hash: str) -> float | None:
+        """Return what the bare backbone takes, in ms, as far as it was timed."""
+        cost = self.cost(Architecture(backbone=backbone), latency_hash)
+        return None if cost is None else cost.latency.bare_ms
+
     def reference_ms(self, backbone: str, latency_hash: str, measured_ms: float) -> float:
-        """Return the bare backbone's latency in ms: the first that was measured, for every caller."""
+        """Return the bare backbone's latency in ms, of which all others are multiples: the same for every caller.
+
+        Where it has none of its own, as it cannot be timed alone, it is what the first caller measured.
+        """
+        bare_ms = self.bare_ms(backbone, latency_hash)
+        if bare_ms is not None:
+            return bare_ms
         key = {"backbone": backbone, "latency_hash": latency_hash}
         self._insert_once(_REFERENCES, key, {"bare_ms": measured_ms})
         query = sa.select(_REFERENCES.c.bare_ms).filter_by(**key)

@@ -35,6 +35,8 @@ class Timer:
         protocol = trainer.protocol
         self._trainer = trainer
         self._device = device or trainer.device
+        if self._device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # as the trainer does for its device: the quickest kernels are found
         # Whoever trains drives the device from a core of the CPU: neither of the two may be in use.
         self._locks = [DeviceLock(name) for name in sorted({lock_name(self._device), lock_name(trainer.device)})]
         self._benches: dict[str, _Bench] = {}
@@ -73,8 +75,11 @@ class Timer:
         """
         bench = self._bench(architecture.backbone)
         protocol, size = bench.protocol, self._protocol.latency_batch_size
-        model = build(architecture, protocol, self._device, plan=bench.plan)
-        complexity = count(model, (protocol.channels, protocol.resolution, protocol.resolution))
+        with ExitStack() as busy:
+            for lock in self._locks:
+                busy.enter_context(lock.training())  # nobody else's timing meanwhile
+            model = build(architecture, protocol, self._device, plan=bench.plan)
+            complexity = count(model, (protocol.channels, protocol.resolution, protocol.resolution))
         try:
             latency = self._time(model, bench)
         except RuntimeError as error:

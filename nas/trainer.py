@@ -14,7 +14,7 @@ from torch import nn
 from nas import batches, placement, proxy
 from nas.architecture import Architecture
 from nas.data import SearchData
-from nas.evaluation import EvaluationError
+from nas.evaluation import OUT_OF_MEMORY, EvaluationError
 from nas.protocol import Protocol
 from nas.threads import threads_of_torch
 
@@ -124,7 +124,7 @@ def within_memory(work: Callable[[], T], trainer: Trainer) -> T:
     # Outside the handler: the caught error kept the frames alive that held the tensors.
     if trainer.device.type == "cuda":
         torch.cuda.empty_cache()
-    raise EvaluationError(f"out of memory on {trainer.protocol.device}")
+    raise EvaluationError(f"{OUT_OF_MEMORY} on {trainer.protocol.device}")
 
 
 def build(

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from nas import files, trust
 from nas.answer import recommend
-from nas.evaluation import EvaluationError
+from nas.evaluation import EvaluationError, reason_of
 from nas.front import Row, bare_row, most_accurate
 from nas.ranking import FEWEST
 from nas.seeds import Replicate, full_seeds
-from nas.study import Study
+from nas.study import DATABASE_ERRORS, Study
 
 if TYPE_CHECKING:
     from nas.data import Splits
@@ -152,8 +152,10 @@ def _train_all(
         name = f"trial {row.trial} with seed {seed}"
         try:
             replicate = train(row, seed)
-        except EvaluationError as error:
-            failures.append(f"{name}: {error}")
+        except DATABASE_ERRORS:
+            raise
+        except Exception as error:  # as in a search: one training that fails does not end them all
+            failures.append(f"{name}: {reason_of(error)}")
             say(f"{number}/{len(jobs)} {failures[-1]}")
             continue
         found[row.trial].append(replicate)

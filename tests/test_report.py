@@ -92,7 +92,8 @@ def test_csv_has_one_row_a_trial_and_exact_figures(tmp_path: Path) -> None:
         lines = list(csv.reader(file))
     expected = (
         "trial architecture accuracy accuracy_low accuracy_high latency_ms latency_ratio ratio_low ratio_high "
-        "parameters macs on_front control placements seeds seed_error seed_degrees front_probability unstable"
+        "parameters macs on_front control placements seeds seed_error seed_degrees front_probability unstable "
+        "graph_ratio memory_bytes"
     )
     assert lines[0] == expected.split()
     assert [int(line[0]) for line in lines[1:]] == list(range(12))
@@ -103,7 +104,7 @@ def test_csv_has_one_row_a_trial_and_exact_figures(tmp_path: Path) -> None:
     assert [line[12] for line in lines[1:5]] == list(CONTROLS)
     assert lines[1][13] == "bare backbone"
     assert lines[2][13].startswith("1: se(reduction=16); 2: se(reduction=16);")
-    assert lines[1][14:] == ["1", "", "0", "", "False"]
+    assert lines[1][14:] == ["1", "", "0", "", "False", "", "0"]
 
 
 def with_noise(rows: list[Row]) -> list[Row]:
@@ -226,6 +227,8 @@ def test_hover_tells_the_placement_of_every_stage() -> None:
     ]
     bare = replaced(row, trial=0, parameters=10_000_000, macs=1_797_000_000, latency_ratio=1.0)
     assert hover_text(row, (1, 2, 4), bare).split("<br>")[-1] == "parameters +10.0%, MACs +0.2%, latency +10.0%"
+    replayed = replaced(row, graph_ratio=1.05, memory_bytes=3 * 2**19)
+    assert set(hover_text(replayed, ()).split("<br>")) > {"as CUDA graphs 1.050", "1.5 MiB in a forward pass"}
     assert hover_text(bare, (), bare).split("<br>")[-1].endswith("MACs")
 
 

@@ -17,13 +17,17 @@ from nas import placement, timing
 from nas.architecture import Architecture, Placement
 from nas.attention import BLOCKS
 from nas.data import load as load_data
-from nas.evaluate import Evaluator
+from nas.evaluate import REFERENCE_RETRIES, Evaluator
 from nas.evaluation import EvaluationError, Latency
 from nas.latency import Runtime, RuntimeMissingError, measure
 from nas.locks import DeviceLock
 from nas.placement import BackboneError
 from nas.protocol import Protocol
+from nas.space import ResolvedSpace, SearchSpace
 from nas.store import Store
+from nas.study import Study
+from nas.study.sampler import Proposal
+from nas.study.worker import Worker
 from nas.timing import Timer
 from nas.trainer import Trainer
 
@@ -46,6 +50,11 @@ PROTOCOL = Protocol(
 def trainer(**changes: Any) -> Trainer:
     data = load_data("digits", limit=300, resolution=16).search()
     return Trainer(data, dataclasses.replace(PROTOCOL, **changes), CPU)
+
+
+def resolved() -> ResolvedSpace:
+    stages = trainer().plan("test_resnet").stages
+    return SearchSpace(backbones=("test_resnet",), blocks=("se",)).resolve({"test_resnet": stages})
 
 
 def latency(**changes: Any) -> Latency:
@@ -90,7 +99,7 @@ def test_a_known_cost_is_used_unless_it_is_unstable(tmp_path: Path, monkeypatch:
     assert first.latency.unstable
     second = Evaluator(trainer(epochs=2), store)(SE)  # another protocol, whose latencies are the same
     assert second.latency == latency(bare_ms=5.0)
-    assert second.reference_ms == first.reference_ms == 1.0
+    assert second.reference_ms == first.reference_ms == 1.0  # that of the first, as the bare backbone was not timed
     third = Evaluator(trainer(epochs=3), store)(SE)  # the queue is empty: nothing is measured any more
     assert third.latency == second.latency
 
@@ -106,6 +115,26 @@ def test_the_bare_backbone_is_timed_again_while_the_machine_is_busy(
     evaluator.time_reference("test_resnet")
     evaluator.time_reference("test_resnet")  # the queue is empty: it is known
     assert evaluator(BARE).reference_ms == 1.5
+
+
+def test_latencies_become_multiples_of_a_better_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = Study.create("s", f"sqlite:///{tmp_path / 'cache.db'}", space=resolved(), protocol=trainer().protocol)
+    store = study.store
+    busy = [latency(bare_ms=9.0, unstable=True)] * (1 + REFERENCE_RETRIES)
+    queue = iter([*busy, latency(ratio=1.25), latency(bare_ms=1.5)])
+    monkeypatch.setattr(timing, "measure", lambda *_, **__: next(queue))
+    evaluator = Evaluator(trainer(), store)
+    evaluator.time_reference("test_resnet")
+    assert evaluator(SE).latency_ms == 1.25 * 9.0
+    assert evaluator(BARE).latency_ms == 1.5  # timed once more, as what is known of it was unstable
+    assert evaluator(SE).latency_ms == 1.25 * 1.5
+    with Worker(study.store) as worker:
+        for architecture in (BARE, SE):
+            trial = study.claim(Proposal(architecture=architecture), worker, resolved())
+            study.finish(trial, store.evaluations(trainer().protocol.hash)[architecture.id])
+    assert [row.latency_ms for row in study.rows()] == [1.5, 1.25 * 1.5]
+    assert study.evaluation(1).latency_ms == 1.25 * 1.5
+    study.close()
 
 
 def test_whoever_trains_or_times_waits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,20 +17,26 @@ from nas.study import Study
 from nas.workers import crew
 
 
-def leave_a_mark(folder: Path) -> None:
-    (folder / str(os.getpid())).write_text("begun")
+def leave_a_mark(folder: Path, number: int, ready: Callable[[], None]) -> None:
+    (folder / str(os.getpid())).write_text(f"begun {number}")
+    ready()
 
 
-def wait_for_ever(folder: Path) -> None:
+def come_late(folder: Path, number: int, ready: Callable[[], None]) -> None:
+    time.sleep(1.0)
+    leave_a_mark(folder, number, ready)
+
+
+def wait_for_ever(folder: Path, number: int, ready: Callable[[], None]) -> None:
     try:
-        leave_a_mark(folder)
+        leave_a_mark(folder, number, ready)
         time.sleep(600)
     except KeyboardInterrupt:
         (folder / str(os.getpid())).write_text("told to end")
         raise
 
 
-def fail(_folder: Path) -> None:
+def fail(_folder: Path, _number: int, _ready: Callable[[], None]) -> None:
     raise ValueError("no such\nthing")
 
 
@@ -49,6 +56,11 @@ def test_so_many_further_processes_work_and_are_waited_for(tmp_path: Path) -> No
     with crew(leave_a_mark, tmp_path, 0):
         pass
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_work_begins_when_all_are_ready(tmp_path: Path) -> None:
+    with crew(come_late, tmp_path, 2):
+        assert sorted(path.read_text() for path in tmp_path.iterdir()) == ["begun 1", "begun 2"]
 
 
 def test_an_exception_ends_them(tmp_path: Path) -> None:
@@ -86,24 +98,39 @@ def test_a_search_with_two_workers_keeps_the_budget(
     database = sqlite3.connect(tmp_path / "studies" / "studies.db")
     try:
         states = dict(database.execute("SELECT state, COUNT(*) FROM trials GROUP BY state"))
+        workers = database.execute("SELECT DISTINCT value_json FROM trial_user_attributes WHERE key = 'worker'")
+        assert len(workers.fetchall()) == 2
         replicates = database.execute("SELECT COUNT(*) FROM nas_replicates").fetchone()[0]
     finally:
         database.close()
     assert states == {"COMPLETE": 6}
     assert replicates == 1
-    assert "ended with status" not in capfd.readouterr().err  # whether the second one came in time for a trial or not
+    assert "ended with status" not in capfd.readouterr().err
     assert len((tmp_path / "studies" / "default-digits" / "front.csv").read_text().splitlines()) == 7
 
 
 @pytest.mark.slow
-def test_a_further_worker_searches_but_leaves_the_repetitions_to_the_first(tmp_path: Path) -> None:
+def test_a_further_worker_searches_and_trains_its_share(tmp_path: Path) -> None:
     settings = Settings(
-        budget=2, limit=300, epochs=1, latency_seconds=0.05, workers_per_device=3, repeats=2, studies=str(tmp_path)
+        budget=2, limit=300, epochs=1, latency_seconds=0.05, workers_per_device=3, repeats=6, studies=str(tmp_path)
     )
-    _help(settings)  # would start two more, which would start two more, if it did not know better
+    told: list[int] = []
+    _help(settings, 1, lambda: told.append(_finished(settings)))
+    assert told == [0]
     study = Study.open(settings.study_name, settings.storage_url)
     assert study.finished() == 2
-    assert study.replicates() == {}
+    bare = study.rows()[0].architecture
+    assert [each.seed for each in study.replicates()[bare.id]] == [
+        seed for seed in range(1, 7) if (int(bare.id, 16) + seed) % 3 == 1
+    ]
+    study.close()
+
+
+def _finished(settings: Settings) -> int:
+    study = Study.open(settings.study_name, settings.storage_url)
+    count = study.finished()
+    study.close()
+    return count
 
 
 def test_no_workers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

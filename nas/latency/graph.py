@@ -24,6 +24,7 @@ def replay_of(run: Run, device: torch.device) -> Run | None:
         device: A CUDA device.
     """
     with torch.cuda.device(device):
+        outside = torch.cuda.current_stream()
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         graph = torch.cuda.CUDAGraph()
@@ -36,6 +37,7 @@ def replay_of(run: Run, device: torch.device) -> Run | None:
             with torch.cuda.graph(graph):
                 kept = run()  # the graph writes its result into this tensor, which must live as long
         except RuntimeError:
+            torch.cuda.set_stream(outside)  # a capture that breaks off leaves its own one current (torch 2.6)
             torch.cuda.synchronize()
             return None
 

@@ -5,9 +5,10 @@ from nas.study.confirmation import Confirmation, confirm
 from nas.study.ledger import Study
 from nas.study.loop import Outcome, RunFailed, run
 from nas.study.sampler import SAMPLERS, resolve_sampler
-from nas.study.storage import study_names
+from nas.study.storage import DATABASE_ERRORS, study_names
 
 __all__ = [
+    "DATABASE_ERRORS",
     "SAMPLERS",
     "Confirmation",
     "Outcome",

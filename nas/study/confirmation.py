@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from nas.architecture import Architecture
 from nas.confirm import unconfirmed
-from nas.evaluation import EvaluationError
+from nas.evaluation import reason_of
 from nas.front import Row, bare_row
 from nas.seeds import Replicate, further_seeds
 from nas.study.ledger import Study
+from nas.study.storage import DATABASE_ERRORS
 
 Train = Callable[[Architecture, int], Replicate]
 """Trains an architecture with a seed, or finds that in the store; raises EvaluationError where it cannot."""
 Job = tuple[Architecture, int]
 """An architecture, and the seed to train it with."""
+Share = tuple[int, int]
+"""Which of how many equal shares of the work, counted from 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +41,14 @@ def confirm(
     repeats: int,
     further: int,
     on_replicate: Callable[[Architecture, Replicate], None] | None = None,
+    share: Share = (0, 1),
 ) -> Confirmation:
     """Train the bare backbone ``repeats`` times more, and every member of the front ``further`` times.
 
     Means move when seeds are added, and what was not confirmed may then appear on the front. So the front is redrawn
     and its new members are trained again, until all of them are confirmed; each round confirms a trial, so it ends.
-    Several processes may do this on one study at once: each looks into the database before it trains, and takes what is
-    missing in an order of its own.
+    Several processes may take a share each: number k of n trains what falls to it, and does not wait for the others.
+    The first one then does the rest alone.
 
     Args:
         study: The study, with its trials finished.
@@ -53,6 +56,7 @@ def confirm(
         repeats: Further seeds of the bare backbone.
         further: Further seeds of each member of the front.
         on_replicate: Called after each training of this process.
+        share: Which of how many equal shares to train, counted from 0.
 
     Raises:
         ValueError: If a number is out of range.
@@ -62,6 +66,7 @@ def confirm(
 
     def train_missing(rows: Iterable[Row], seeds: Iterable[int]) -> bool:
         jobs = [(row.architecture, seed) for row, seed in itertools.product(rows, seeds)]
+        jobs = [job for job in jobs if _falls_to(job, share)]
         return _train_missing(study, train, jobs, failures, on_replicate)
 
     bare = bare_row(study.rows())
@@ -76,6 +81,13 @@ def confirm(
     )
 
 
+def _falls_to(job: Job, share: Share) -> bool:
+    """Tell whether a job belongs to a share, which does not depend on what other jobs there are at the moment."""
+    architecture, seed = job
+    number, count = share
+    return (int(architecture.id, 16) + seed) % count == number
+
+
 def _train_missing(
     study: Study,
     train: Train,
@@ -84,7 +96,6 @@ def _train_missing(
     on_replicate: Callable[[Architecture, Replicate], None] | None,
 ) -> bool:
     """Train one after the other what the database does not have; tell whether there was anything."""
-    chance = random.Random()  # without a seed: processes that share a study must differ
     wanted = {(architecture.id, seed): (architecture, seed) for architecture, seed in jobs}
     began = False
     while True:
@@ -94,11 +105,13 @@ def _train_missing(
             return began
         began = True
         study.check_database()
-        architecture, seed = chance.choice(missing)
+        architecture, seed = missing[0]
         try:
             replicate = train(architecture, seed)
-        except EvaluationError as error:
-            failures[architecture.id, seed] = f"{architecture.describe()} with seed {seed}: {error}"
+        except DATABASE_ERRORS:
+            raise
+        except Exception as error:  # as in a search: one training that fails does not end them all
+            failures[architecture.id, seed] = f"{architecture.describe()} with seed {seed}: {reason_of(error)}"
             continue
         if on_replicate is not None:
             on_replicate(architecture, replicate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -137,7 +138,7 @@ class Study:
 
     def rows(self) -> list[Row]:
         """Return the finished trials, those on the front marked; accuracies are means over their seeds."""
-        evaluations = self.store.evaluations(self.protocol_hash)
+        evaluations = self._evaluations()
         trials = self._trials(TrialState.COMPLETE)
         first = {id_of(trial): trial for trial in reversed(trials)}
         replicates = self.replicates()
@@ -164,7 +165,7 @@ class Study:
         if not replicates:
             return None
         finished = {id_of(trial) for trial in self._trials(TrialState.COMPLETE)}
-        evaluations = self.store.evaluations(self.protocol_hash)
+        evaluations = self._evaluations()
         return noise_of({key: evaluations[key] for key in finished}, replicates)
 
     def architecture(self, trial: FrozenTrial | optuna.Trial) -> Architecture:
@@ -176,7 +177,7 @@ class Study:
 
     def evaluation(self, trial: int) -> Evaluation:
         """Return all that was measured in a finished trial."""
-        return self.store.evaluations(self.protocol_hash)[id_of(self._trials()[trial])]
+        return self._evaluations()[id_of(self._trials()[trial])]
 
     def finished(self) -> int:
         """Return the number of distinct architectures that were evaluated to the end."""
@@ -188,7 +189,7 @@ class Study:
 
     def tally(self) -> Tally:
         """Return where the study stands, from one look at the database."""
-        return tally(self._trials(), self.store.evaluations(self.protocol_hash))
+        return tally(self._trials(), self._evaluations())
 
     def claim(self, proposal: Proposal, worker: Worker, space: ResolvedSpace) -> optuna.Trial:
         """Start a trial for a proposal. Call it under :meth:`lock`."""
@@ -211,8 +212,8 @@ class Study:
             distributions=distributions(space, params),
             user_attrs=attributes,
         )
-        number = self._storage.create_new_trial(self._study._study_id, template_trial=template)
-        return optuna.Trial(self._study, number)
+        trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=template)
+        return optuna.Trial(self._study, trial_id)
 
     def claim_waiting(self, worker: Worker, space: ResolvedSpace) -> optuna.Trial | None:
         """Start the oldest trial that waits for a worker, if any. Call it under :meth:`lock`."""
@@ -324,6 +325,24 @@ class Study:
     def lock(self) -> AbstractContextManager[object]:
         """Return the lock under which trials are started and repaired: one process at a time."""
         return lock(self.url, "ask")
+
+    def _evaluations(self) -> dict[str, Evaluation]:
+        """Return all that is known under the protocol, by architecture id, in multiples of one bare latency.
+
+        A busy machine may have given the first of them another one than was found since.
+        """
+        found = self.store.evaluations(self.protocol_hash)
+        bare_ms = self.store.bare_ms(*self._reference)
+        if bare_ms is None:
+            return found
+        stale = {key: each for key, each in found.items() if each.reference_ms != bare_ms}
+        return {**found, **{key: dataclasses.replace(each, reference_ms=bare_ms) for key, each in stale.items()}}
+
+    @cached_property
+    def _reference(self) -> tuple[str, str]:
+        """Backbone and latency hash, under which the bare backbone's latency is kept."""
+        (backbone,) = self.space["backbones"]
+        return backbone, self.protocol.latency_hash
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)

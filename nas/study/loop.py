@@ -9,15 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import optuna
-import sqlalchemy as sa
 
 from nas.architecture import Architecture
-from nas.evaluation import Evaluation, EvaluationError
+from nas.evaluation import OUT_OF_MEMORY, Evaluation, EvaluationError, reason_of
 from nas.limits import BeyondLimitsError
 from nas.space import ResolvedSpace
-from nas.store import StorageError
 from nas.study.ledger import AGAIN, Study
 from nas.study.sampler import propose, resolve_sampler
+from nas.study.storage import DATABASE_ERRORS
 from nas.study.worker import Worker
 
 SAME_FAILURES = 3
@@ -162,17 +161,26 @@ def _evaluate(study: Study, trial: optuna.Trial, evaluate: Callable[[Architectur
         study.reject(trial, str(error), error.cost)
         return None
     except EvaluationError as error:
-        failure = _Failure(str(error), is_expected=True)
-    except (sa.exc.SQLAlchemyError, optuna.exceptions.OptunaError, StorageError):
+        failure = _Failure(reason_of(error), is_expected=True)
+    except DATABASE_ERRORS:
         # The database failed and not the architecture. If it is back already the trial is queued again; else it is
         # repaired when the search goes on, as one whose worker died.
         with suppress(Exception), study.lock():
             study.requeue(trial, "the database failed")
         raise
     except Exception as error:  # one bad architecture must not end a night's search; three alike do
-        failure = _Failure(f"{type(error).__name__}: {error}", is_expected=False)
+        failure = _Failure(reason_of(error), is_expected=False)
     else:
         study.finish(trial, evaluation)
         return None
+    _try_again_alone(study, trial, failure)
     study.fail(trial, failure.reason)
     return failure
+
+
+def _try_again_alone(study: Study, trial: optuna.Trial, failure: _Failure) -> None:
+    """Queue an architecture once more that had no memory, if others may have taken it: it need not be the cause."""
+    if OUT_OF_MEMORY in failure.reason and not trial.user_attrs.get(AGAIN):
+        with study.lock():
+            if study.tally().running > 1:
+                study.retry(trial, {AGAIN: True})

@@ -51,6 +51,8 @@ def make_row(
         latency_ratio=evaluation.latency.ratio,
         ratio_low=evaluation.latency.ratio_low,
         ratio_high=evaluation.latency.ratio_high,
+        graph_ratio=evaluation.latency.graph_ratio,
+        memory_bytes=evaluation.memory_bytes,
         parameters=evaluation.parameters,
         macs=evaluation.macs,
     )

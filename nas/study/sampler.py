@@ -5,7 +5,8 @@ is rebuilt from what is known, with a sampler that is seeded anew for every prop
 and resumed proposes what it would have anyway.
 
 They are told the accuracy and the *nominal* latency, which is counted and not clocked: a clock's noise would make every
-run propose other architectures. The measured latency is what the study records and what the front is drawn from.
+run propose other architectures. The measured latency is what the study records and what the front is drawn from, and
+what limits of latency are about: with those, another run may propose others.
 """
 
 from __future__ import annotations

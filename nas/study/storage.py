@@ -14,6 +14,8 @@ from nas.locks import default_folder
 from nas.store import BUSY_TIMEOUT_SECONDS, StorageError, Store, check_ours, prepare_sqlite, sqlite_path
 
 LOCK_TIMEOUT_SECONDS = 120
+DATABASE_ERRORS = (sa.exc.SQLAlchemyError, optuna.exceptions.OptunaError, StorageError)
+"""What is raised where the database fails, and not what is evaluated."""
 
 
 def connect(url: str) -> tuple[optuna.storages.RDBStorage, Store]:

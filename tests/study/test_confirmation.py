@@ -15,6 +15,7 @@ from nas.architecture import Architecture
 from nas.evaluation import Evaluation, EvaluationError
 from nas.front import Row
 from nas.seeds import Replicate
+from nas.store import StorageError
 from nas.study import Study, confirm, run
 
 Luck = Callable[[Architecture, int], float]
@@ -150,18 +151,33 @@ def test_what_cannot_be_trained_is_told_and_does_not_end_the_run(study: Study) -
     assert result.confirmed == result.members - 1
 
 
-def test_two_processes_share_the_work(study: Study) -> None:
-    # The second one works whenever the first one has trained something.
-    second = Trainer(study, luck)
+def test_shares_leave_nothing_undone_and_do_nothing_twice(study: Study) -> None:
+    trainers = [Trainer(study, luck) for _ in range(3)]
+    for number, trainer in enumerate(trainers):
+        confirm(study, trainer, repeats=6, further=3, share=(number, 3))
+    assert all(len(trainer.trained) >= 2 for trainer in trainers)  # of the six of the bare backbone alone
+    alone = Trainer(study, luck)
+    result = confirm(study, alone, repeats=6, further=3)
+    assert result.confirmed == result.members
+    trained = [job for trainer in (*trainers, alone) for job in trainer.trained]
+    assert len(trained) == len(set(trained))
 
-    def other_works(*_: object) -> None:
-        if len(second.trained) < 3:
-            confirm(study, second, repeats=len(second.trained) + 1, further=0)
 
-    first = Trainer(study, luck)
-    confirm(study, first, repeats=6, further=0, on_replicate=other_works)
-    assert len(first.trained) + len(second.trained) == 6
-    assert not set(first.trained) & set(second.trained)
+def test_what_nobody_foresaw_does_not_end_the_run_but_a_broken_database_does(study: Study) -> None:
+    def breaking(architecture: Architecture, seed: int) -> float:
+        if seed == 2:
+            raise RuntimeError("a kernel\nfailed")
+        return 0.0
+
+    result = confirm(study, Trainer(study, breaking), repeats=3, further=0)
+    (failure,) = result.failures
+    assert failure.endswith("with seed 2: RuntimeError: a kernel")
+
+    def broken(architecture: Architecture, seed: int) -> float:
+        raise StorageError("the disk is full")
+
+    with pytest.raises(StorageError, match="the disk is full"):
+        confirm(study, Trainer(study, broken), repeats=5, further=0)
 
 
 def test_a_study_without_the_bare_backbone_has_nothing_to_repeat(tmp_path: Path) -> None:

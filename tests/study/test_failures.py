@@ -53,6 +53,29 @@ def test_three_identical_failures_in_a_row_end_the_run(tmp_path: Path) -> None:
     assert study.finished() == 0
 
 
+def test_what_had_no_memory_beside_others_is_tried_once_more(tmp_path: Path) -> None:
+    study = toy.create(tmp_path)
+    space = toy.space()
+    attempts: list[str] = []
+
+    def full(architecture: Architecture) -> Evaluation:
+        attempts.append(architecture.id)
+        if len(attempts) in (4, 5):
+            raise EvaluationError("out of memory on cuda:0")
+        if len(attempts) == 6:
+            study.finish(held, toy.evaluate(study.architecture(held)))
+        return toy.evaluate(architecture)
+
+    with Worker(study.store) as other:  # another process, which is at work most of the time
+        proposal = propose(space, [], sampler="random", seed=0)
+        assert proposal is not None
+        held = study.claim(proposal, other, space)
+        run(study, full, space=space, budget=5, sampler="random")
+    assert attempts[3] == attempts[4]
+    assert len(set(attempts)) == len(attempts) - 1
+    assert [reason for _, reason in study.failures()] == ["out of memory on cuda:0"] * 2
+
+
 def test_what_stopped_a_run_is_not_held_against_the_architectures(tmp_path: Path) -> None:
     study = toy.create(tmp_path)
     epochs = iter(range(1, 9))
