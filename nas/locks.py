@@ -11,6 +11,7 @@ import getpass
 import hashlib
 import os
 import re
+import sys
 import tempfile
 import threading
 import time
@@ -22,6 +23,8 @@ import filelock
 
 POLL_SECONDS = 0.01
 """Pause between two attempts while a timeout is running, in seconds."""
+TELL_SECONDS = 60.0
+"""After so long a wait a line says what is waited for, in seconds."""
 
 _held = threading.local()
 
@@ -134,7 +137,8 @@ def _flock(path: Path, shared: bool, deadline: float | None) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if deadline is None:
-            fcntl.flock(descriptor, kind)  # the kernel queues who waits here, which polling would not
+            with _telling(path):
+                fcntl.flock(descriptor, kind)  # the kernel queues who waits here, which polling would not
         else:
             _poll(lambda: fcntl.flock(descriptor, kind | fcntl.LOCK_NB), path, deadline)
         try:
@@ -143,6 +147,19 @@ def _flock(path: Path, shared: bool, deadline: float | None) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone would leave it to a forked child's copy
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Say on stderr who is waited for, if that takes long: a process that was suspended would never let go."""
+    words = f"waiting for the device, which another process trains or times on, or holds while suspended: {path}"
+    timer = threading.Timer(TELL_SECONDS, print, (f"\n{words}",), {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _poll(attempt: Callable[[], None], path: Path, deadline: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import threading
@@ -180,6 +181,27 @@ def test_a_timeout_names_the_lock_file(tmp_path: Path, start: Callable[[str], Ho
         pass
     with lock.training():  # the turnstile was opened again
         pass
+
+
+def test_a_long_wait_says_what_for(
+    tmp_path: Path, start: Callable[[str], Holder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "TELL_SECONDS", 0.01)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    holder = start("training")
+    assert eventually(lambda: "holds" in holder.words)
+    lock = DeviceLock("device", tmp_path)
+
+    def let_go_when_told() -> None:
+        assert eventually(lambda: str(lock.room) in sys.stderr.getvalue())  # type: ignore[attr-defined]
+        holder.let_go()
+
+    thread = threading.Thread(target=let_go_when_told)
+    thread.start()
+    with lock.timing():
+        pass
+    thread.join()
+    assert eventually(lambda: "released" in holder.words)
 
 
 @pytest.mark.parametrize("first", ["training", "timing"])
