@@ -2,6 +2,7 @@
 
     python benchmarks/latency.py                 # ten architectures, two calls each; let nothing else run
     python benchmarks/latency.py --load 1        # the second call beside one busy process
+    python benchmarks/latency.py --clock cpu     # CPU time, where the machine is shared
     python benchmarks/latency.py --device cuda --backbone resnet50 --resolution 64
 
 Each call is a process of its own: models are built anew, in an order of its own, in memory of its own. Printed are the
@@ -44,8 +45,9 @@ PLACED = (
     (("bam", 3),),
 )
 """Ten architectures: blocks by stage."""
-GIVEN = ("backbone", "resolution", "batch", "runtime", "precision", "device", "threads", "seconds")
+GIVEN = ("backbone", "resolution", "batch", "runtime", "precision", "device", "threads", "seconds", "clock")
 """What each of the processes is told."""
+CLOCKS = {"wall": time.perf_counter_ns, "cpu": time.process_time_ns}
 BUSY = "while True: sum(number * number for number in range(100_000))"
 
 
@@ -74,6 +76,7 @@ def calls(arguments: argparse.Namespace, device: torch.device, seed: int) -> lis
             runtime=arguments.runtime,
             precision=arguments.precision,
             max_seconds=arguments.seconds,
+            clock=CLOCKS[arguments.clock],
         )
     return [found[number] for number in range(len(PLACED))]
 
@@ -105,6 +108,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="threads of the CPU (default: 1)")
     parser.add_argument("--seconds", type=float, default=2.0, help="longest sampling of one ratio (default: 2)")
+    parser.add_argument(
+        "--clock", choices=tuple(CLOCKS), default="wall", help="cpu: CPU time of the process, one thread"
+    )
     parser.add_argument("--load", type=int, default=0, help="busy processes beside the second call (default: 0)")
     parser.add_argument("--call", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
