@@ -110,10 +110,8 @@ class Evaluator:
         if not architecture.placements:  # all latencies of the study, and of later ones, are multiples of this one
             for _ in range(REFERENCE_RETRIES):
                 found = self._timer(architecture) if found.latency.unstable else found
-            self._store.put_cost(architecture, key, found)
-        found = self._referred(architecture, found)
         self._store.put_cost(architecture, key, found)
-        return found
+        return self._referred(architecture, found)
 
     def _referred(self, architecture: Architecture, cost: C) -> C:
         """Return a cost whose latency is a multiple of what the bare backbone is now known to take."""

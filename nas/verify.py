@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from nas import files, trust
 from nas.answer import recommend
-from nas.evaluation import EvaluationError, reason_of
+from nas.evaluation import EvaluationError
 from nas.front import Row, bare_row, most_accurate
 from nas.ranking import FEWEST
 from nas.seeds import Replicate, full_seeds
-from nas.study import DATABASE_ERRORS, Study
+from nas.study import Study, attempt
 
 if TYPE_CHECKING:
+    from nas.architecture import Architecture
     from nas.data import Splits
     from nas.protocol import Protocol
     from nas.trainer import Trainer
@@ -85,7 +86,7 @@ def verify(
     trainer = _trainer(study, splits, settings.device)
     train = Replicator(trainer, study.store, splits.test)
     say(f"{len(chosen)} architectures, trained {len(seeds)} times each for {epochs} epochs")
-    found, failures = _train_all(chosen, seeds, lambda row, seed: train(row.architecture, seed, epochs), say)
+    found, failures = _train_all(chosen, seeds, lambda architecture, seed: train(architecture, seed, epochs), say)
     best = recommend(rows).row.trial
     entries = [
         trust.Entry(row=row, recommended=row.trial == best, replicates=tuple(found[row.trial]))
@@ -142,7 +143,10 @@ def choose(rows: Sequence[Row], top: int, others: int) -> list[Row]:
 
 
 def _train_all(
-    rows: Sequence[Row], seeds: Sequence[int], train: Callable[[Row, int], Replicate], say: Callable[[str], None]
+    rows: Sequence[Row],
+    seeds: Sequence[int],
+    train: Callable[[Architecture, int], Replicate],
+    say: Callable[[str], None],
 ) -> tuple[dict[int, list[Replicate]], list[str]]:
     """Train every row with every seed, seed by seed; return the replicates by trial, and what failed."""
     found: dict[int, list[Replicate]] = {row.trial: [] for row in rows}
@@ -150,12 +154,9 @@ def _train_all(
     jobs = [(row, seed) for seed in seeds for row in rows]
     for number, (row, seed) in enumerate(jobs, 1):
         name = f"trial {row.trial} with seed {seed}"
-        try:
-            replicate = train(row, seed)
-        except DATABASE_ERRORS:
-            raise
-        except Exception as error:  # as in a search: one training that fails does not end them all
-            failures.append(f"{name}: {reason_of(error)}")
+        replicate = attempt(train, row.architecture, seed)
+        if isinstance(replicate, str):
+            failures.append(f"{name}: {replicate}")
             say(f"{number}/{len(jobs)} {failures[-1]}")
             continue
         found[row.trial].append(replicate)

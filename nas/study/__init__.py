@@ -1,20 +1,20 @@
 """The Optuna study: create, resume, propose, keep. The only package that imports Optuna; it does not know torch."""
 
 from nas.study.binding import StudyError, check_name
-from nas.study.confirmation import Confirmation, confirm
+from nas.study.confirmation import Confirmation, attempt, confirm
 from nas.study.ledger import Study
 from nas.study.loop import Outcome, RunFailed, run
 from nas.study.sampler import SAMPLERS, resolve_sampler
-from nas.study.storage import DATABASE_ERRORS, study_names
+from nas.study.storage import study_names
 
 __all__ = [
-    "DATABASE_ERRORS",
     "SAMPLERS",
     "Confirmation",
     "Outcome",
     "RunFailed",
     "Study",
     "StudyError",
+    "attempt",
     "check_name",
     "confirm",
     "resolve_sampler",

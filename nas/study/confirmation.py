@@ -81,6 +81,20 @@ def confirm(
     )
 
 
+def attempt(train: Train, architecture: Architecture, seed: int) -> Replicate | str:
+    """Return a training, or why it failed: as in a search, one that fails does not end them all.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, StorageError: If the database fails.
+    """
+    try:
+        return train(architecture, seed)
+    except DATABASE_ERRORS:
+        raise
+    except Exception as error:
+        return reason_of(error)
+
+
 def _falls_to(job: Job, share: Share) -> bool:
     """Tell whether a job belongs to a share, which does not depend on what other jobs there are at the moment."""
     architecture, seed = job
@@ -106,12 +120,9 @@ def _train_missing(
         began = True
         study.check_database()
         architecture, seed = missing[0]
-        try:
-            replicate = train(architecture, seed)
-        except DATABASE_ERRORS:
-            raise
-        except Exception as error:  # as in a search: one training that fails does not end them all
-            failures[architecture.id, seed] = f"{architecture.describe()} with seed {seed}: {reason_of(error)}"
+        replicate = attempt(train, architecture, seed)
+        if isinstance(replicate, str):
+            failures[architecture.id, seed] = f"{architecture.describe()} with seed {seed}: {replicate}"
             continue
         if on_replicate is not None:
             on_replicate(architecture, replicate)

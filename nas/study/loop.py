@@ -173,12 +173,12 @@ def _evaluate(study: Study, trial: optuna.Trial, evaluate: Callable[[Architectur
     else:
         study.finish(trial, evaluation)
         return None
-    _try_again_alone(study, trial, failure)
+    _try_once_more(study, trial, failure)
     study.fail(trial, failure.reason)
     return failure
 
 
-def _try_again_alone(study: Study, trial: optuna.Trial, failure: _Failure) -> None:
+def _try_once_more(study: Study, trial: optuna.Trial, failure: _Failure) -> None:
     """Queue an architecture once more that had no memory, if others may have taken it: it need not be the cause."""
     if OUT_OF_MEMORY in failure.reason and not trial.user_attrs.get(AGAIN):
         with study.lock():
