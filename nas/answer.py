@@ -218,7 +218,7 @@ def front_table(rows: Iterable[Row]) -> str:
     beaten = sorted((row for row in rows if row.control and row.trial not in on_front), key=most_accurate)
     known = any(row.seed_error is not None for row in rows)
     lines = [f"front: {len(members)} of {len(rows)} finished trials; [low, high] is the 95 % interval"]
-    lines += [legend(rows)] if known else []
+    lines += [text] if (text := legend([*members, *beaten])) else []
     names = ["trial", "accuracy %", "latency ms", "ratio to bare", "params", "architecture"]
     if known:
         names.insert(4, "on front")
@@ -230,14 +230,18 @@ def front_table(rows: Iterable[Row]) -> str:
 
 
 def legend(rows: Iterable[Row]) -> str:
-    """Return in one line what the figures mean that come with the noise of the seed; empty while that is unknown."""
+    """Return in one line what the signs mean that a table of these rows has; empty if it has none."""
+    rows = list(rows)
     degrees = max((row.seed_degrees for row in rows), default=0)
-    if not degrees:
-        return ""
-    return (
-        "accuracy: [low, high] for the validation images, ± for the training seed "
-        f"({degrees_text(degrees)}); on front: probability"
-    )
+    parts = []
+    if degrees:
+        parts.append(
+            f"accuracy: [low, high] for the validation images, ± for the training seed ({degrees_text(degrees)})"
+        )
+        parts.append("on front: probability")
+    if any(row.unstable for row in rows):
+        parts.append("?: the machine was too busy to time it well")
+    return "; ".join(parts)
 
 
 def _table_lines(row: Row, known: bool) -> list[str]:

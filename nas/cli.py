@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 """Exit statuses."""
+BUSY = 0.75
+"""Load for each core of the CPU from which a search warns that the machine is busy."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,6 +109,17 @@ def _say(words: str) -> None:
     print(words, file=sys.stderr)
 
 
+def _busy() -> str:
+    """Return a warning if others use the machine already."""
+    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
+    if load < BUSY * cores:
+        return ""
+    words = (
+        f"the machine is busy (load {load:.1f} on {cores} cores): latencies will scatter, and their intervals be wide"
+    )
+    return words if os.environ.get("OMP_NUM_THREADS") == "1" else f"{words}; OMP_NUM_THREADS=1 helps on a CPU"
+
+
 def _interrupt(*_: object) -> NoReturn:
     """Treat the wish to end (SIGTERM) as Ctrl-C, also where a shell has made the process ignore Ctrl-C itself."""
     raise KeyboardInterrupt
@@ -149,6 +162,8 @@ class _Progress:
 
         from nas.files import Sparing
 
+        if words := _busy():
+            _say(words)
         self._bar = tqdm(total=self._budget, initial=min(study.finished(), self._budget), unit="trial", smoothing=0.1)
         self._describe = Sparing(lambda: self._bar.set_postfix_str(_state(study), refresh=False))
 

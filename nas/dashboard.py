@@ -12,7 +12,13 @@ HOST = "127.0.0.1"
 
 
 def address(study: Study, port: int) -> str:
-    """Return the address of a study's page."""
+    """Return the address of a study's page.
+
+    Raises:
+        StorageError: If the port cannot be one.
+    """
+    if not 0 < port < 2**16:
+        raise StorageError(f"the port must be between 1 and 65535, but got {port}")
     return f"http://{HOST}:{port}/dashboard/studies/{study.number}"
 
 
@@ -22,8 +28,6 @@ def serve(study: Study, port: int) -> None:
     Raises:
         StorageError: If the port is taken.
     """
-    if not 0 < port < 2**16:
-        raise StorageError(f"the port must be between 1 and 65535, but got {port}")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import math
 from typing import Any, NoReturn
 
 import nas
@@ -17,7 +18,8 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage of thirty flags in front of it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(WRONG_USE, f"{self.prog}: {message}; {self.prog} --help lists what there is\n")
+        verb = "" if " " in self.prog or "verb" in message else " search"  # whose flags may stand without it
+        self.exit(WRONG_USE, f"{self.prog}: {message}; {self.prog}{verb} --help lists what there is\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -297,18 +299,23 @@ def _limit_flags(limits: argparse._ArgumentGroup) -> None:
 def _share(text: str) -> float:
     """Read a share such as ``5%`` or ``0.05``; whoever writes 5 means 5 %, and would get 500 %."""
     share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    if share >= 1 and not text.endswith("%"):
+    if 1 <= share < math.inf and not text.endswith("%"):
         raise argparse.ArgumentTypeError(f"write {text}% for {share:g} per cent, or {100 * share:g}%")
     return share
 
 
 def _count(text: str) -> int:
     """Read a count such as ``11.7M``."""
-    units = {"k": 10**3, "M": 10**6, "G": 10**9}
-    return round(float(text[:-1]) * units[text[-1]]) if text[-1:] in units else int(text)
+    units = {"k": 1e3, "M": 1e6, "G": 1e9}
+    count = float(text[:-1]) * units[text[-1]] if text[-1:] in units else float(text)
+    if not count.is_integer():  # nor is infinity
+        raise ValueError(text)
+    return int(count)
 
 
-_share.__name__, _count.__name__ = "share", "count"  # as argparse names them where it refuses a value
+# argparse names them so where it refuses a value
+_share.__name__ = "share, such as 5%,"
+_count.__name__ = "count, such as 11700000 or 11.7M,"
 
 
 def model_kwargs(words: list[str]) -> dict[str, Any]:

@@ -183,7 +183,7 @@ def _table(rows: Sequence[Row]) -> str:
         lines += "".join(_table_row(row, names, row.trial == best, bare) for row in beaten)
     header = "".join(f"<th>{name}</th>" for name in names)
     title = f"<h2>Front: {len(members)} of {len(rows)} finished trials</h2>"
-    notes = ["From the fastest to the slowest; [low, high] is the 95 % interval.", legend(rows)]
+    notes = ["From the fastest to the slowest; [low, high] is the 95 % interval.", legend([*members, *beaten])]
     title += f'<p class="note">{escape(" ".join(notes).strip())}</p>'
     return f"{title}<table><thead><tr>{header}</tr></thead><tbody>{lines}</tbody></table>"
 

@@ -135,6 +135,8 @@ class Settings:
                 raise ValueError(f"{name} must be between 0 and {MOST_SEEDS} seeds, but got {getattr(self, name)}")
         if self.workers_per_device < 1:
             raise ValueError(f"workers per device must be at least 1, but got {self.workers_per_device}")
+        if not self.studies:
+            raise ValueError("the folder of studies needs a name; . is this one")
         resolve_sampler(self.sampler)
         if self.positions is not None and not self.positions:
             raise ValueError("positions must name at least one position, or be left out")
@@ -267,7 +269,7 @@ def make_protocol(
         device=device_words(device),
         latency_batch_size=settings.latency_batch_size,
         latency_seconds=settings.latency_seconds,
-        latency_resolution=settings.latency_resolution or splits.resolution,
+        latency_resolution=_given(settings.latency_resolution, splits.resolution),
         latency_device=device_words(timed or device),
         latency_precision=_given(settings.latency_precision, precision if as_trained else "float32"),
         latency_runtime=settings.runtime,

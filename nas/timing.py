@@ -127,7 +127,7 @@ class Timer:
                 protocol = dataclasses.replace(protocol, model_kwargs=fitted)
             model = build(bare, protocol, self._device).eval()
             same = protocol.model_kwargs == self._trainer.protocol.model_kwargs
-            batch = batch_of(protocol, self._device, protocol.latency_batch_size)
+            batch = self._batch(protocol)
             self._benches[backbone] = _Bench(
                 protocol=protocol,
                 plan=plan(backbone) if same else placement.plan_of(model),
@@ -136,6 +136,16 @@ class Timer:
                 runtime=Runtime(protocol.latency_runtime, batch, protocol.precision),
             )
         return self._benches[backbone]
+
+    def _batch(self, protocol: Protocol) -> torch.Tensor:
+        try:
+            return batch_of(protocol, self._device, protocol.latency_batch_size)
+        except RuntimeError as error:
+            if not proxy.is_out_of_memory(error):
+                raise
+            raise ValueError(
+                f"{protocol.latency_batch_size} images to be timed at once do not fit in memory; lower --latency-batch"
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

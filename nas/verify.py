@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,9 @@ def verify(
     trainer = _trainer(study, splits, settings.device)
     train = Replicator(trainer, study.store, splits.test)
     say(f"{len(chosen)} architectures, trained {len(seeds)} times each for {epochs} epochs")
-    found, failures = _train_all(chosen, seeds, lambda architecture, seed: train(architecture, seed, epochs), say)
+    found, failures = _train_all(
+        chosen, seeds, partial(attempt, study, lambda architecture, seed: train(architecture, seed, epochs)), say
+    )
     best = recommend(rows).row.trial
     entries = [
         trust.Entry(row=row, recommended=row.trial == best, replicates=tuple(found[row.trial]))
@@ -145,16 +148,16 @@ def choose(rows: Sequence[Row], top: int, others: int) -> list[Row]:
 def _train_all(
     rows: Sequence[Row],
     seeds: Sequence[int],
-    train: Callable[[Architecture, int], Replicate],
+    train: Callable[[Architecture, int], Replicate | str],
     say: Callable[[str], None],
 ) -> tuple[dict[int, list[Replicate]], list[str]]:
-    """Train every row with every seed, seed by seed; return the replicates by trial, and what failed."""
+    """Train every row with every seed, seed by seed; return the replicates by trial, and why others failed."""
     found: dict[int, list[Replicate]] = {row.trial: [] for row in rows}
     failures: list[str] = []
     jobs = [(row, seed) for seed in seeds for row in rows]
     for number, (row, seed) in enumerate(jobs, 1):
         name = f"trial {row.trial} with seed {seed}"
-        replicate = attempt(train, row.architecture, seed)
+        replicate = train(row.architecture, seed)
         if isinstance(replicate, str):
             failures.append(f"{name}: {replicate}")
             say(f"{number}/{len(jobs)} {failures[-1]}")

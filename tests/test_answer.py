@@ -8,7 +8,7 @@ import random
 import pytest
 from rows import make_row
 
-from nas.answer import count_text, front_table, image_noise, ms_text, noise, recommend, seed_noise
+from nas.answer import count_text, front_table, image_noise, legend, ms_text, noise, recommend, seed_noise
 from nas.front import Row
 from nas.seeds import estimate
 
@@ -187,3 +187,14 @@ def test_a_bare_backbone_beyond_the_limits_is_not_recommended() -> None:
     answer = recommend([bare, slow, quick])
     assert answer.row.trial == 1  # as accurate as the other within the noise, and faster
     assert answer.sentence.endswith("which itself is beyond the limits: 2 ms, where 1 ms are allowed.")
+
+
+def test_the_legend_explains_the_signs_that_are_there() -> None:
+    plain = [make_row(0, 0.85, 2.0, "bare"), make_row(1, 0.90, 2.4)]
+    assert legend(plain) == ""
+    unstable = [plain[0], dataclasses.replace(plain[1], unstable=True)]
+    assert legend(unstable) == "?: the machine was too busy to time it well"
+    both = legend([known(row, 0.02) for row in unstable])
+    assert both.startswith("accuracy: [low, high] for the validation images, ± for the training seed (3 degrees")
+    assert both.endswith("on front: probability; ?: the machine was too busy to time it well")
+    assert legend(unstable) in front_table(unstable)

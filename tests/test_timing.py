@@ -23,6 +23,7 @@ from nas.latency import Runtime, RuntimeMissingError, measure
 from nas.locks import DeviceLock
 from nas.placement import BackboneError
 from nas.protocol import Protocol
+from nas.settings import Settings, make_protocol
 from nas.space import ResolvedSpace, SearchSpace
 from nas.store import Store
 from nas.study import Study
@@ -55,6 +56,17 @@ def trainer(**changes: Any) -> Trainer:
 def resolved() -> ResolvedSpace:
     stages = trainer().plan("test_resnet").stages
     return SearchSpace(backbones=("test_resnet",), blocks=("se",)).resolve({"test_resnet": stages})
+
+
+def test_a_size_of_nothing_is_refused() -> None:
+    splits = load_data("digits", limit=300, resolution=16)
+    with pytest.raises(ValueError, match="latency_resolution must be at least 1, but got 0"):
+        make_protocol(Settings(latency_resolution=0), splits, CPU)
+
+
+def test_a_batch_that_no_memory_holds_is_refused() -> None:
+    with pytest.raises(ValueError, match="do not fit in memory; lower --latency-batch"):
+        Timer(trainer(latency_batch_size=10**12)).check("test_resnet")
 
 
 def latency(**changes: Any) -> Latency:

@@ -12,7 +12,7 @@ from nas.evaluation import reason_of
 from nas.front import Row, bare_row
 from nas.seeds import Replicate, further_seeds
 from nas.study.ledger import Study
-from nas.study.storage import DATABASE_ERRORS
+from nas.study.storage import DATABASE_ERRORS, training_lock
 
 Train = Callable[[Architecture, int], Replicate]
 """Trains an architecture with a seed, or finds that in the store; raises EvaluationError where it cannot."""
@@ -81,14 +81,17 @@ def confirm(
     )
 
 
-def attempt(train: Train, architecture: Architecture, seed: int) -> Replicate | str:
+def attempt(study: Study, train: Train, architecture: Architecture, seed: int) -> Replicate | str:
     """Return a training, or why it failed: as in a search, one that fails does not end them all.
+
+    What another process is training just now is waited for: it is in the database then, where ``train`` finds it.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, StorageError: If the database fails.
     """
     try:
-        return train(architecture, seed)
+        with training_lock(study.url, architecture.id, seed):
+            return train(architecture, seed)
     except DATABASE_ERRORS:
         raise
     except Exception as error:
@@ -120,7 +123,7 @@ def _train_missing(
         began = True
         study.check_database()
         architecture, seed = missing[0]
-        replicate = attempt(train, architecture, seed)
+        replicate = attempt(study, train, architecture, seed)
         if isinstance(replicate, str):
             failures[architecture.id, seed] = f"{architecture.describe()} with seed {seed}: {replicate}"
             continue

@@ -14,6 +14,8 @@ from nas.locks import default_folder
 from nas.store import BUSY_TIMEOUT_SECONDS, StorageError, Store, check_ours, prepare_sqlite, sqlite_path
 
 LOCK_TIMEOUT_SECONDS = 120
+TRAINING_LOCKS = 32
+"""Further trainings that different processes may work on at once."""
 DATABASE_ERRORS = (sa.exc.SQLAlchemyError, optuna.exceptions.OptunaError, StorageError)
 """What is raised where the database fails, and not what is evaluated."""
 
@@ -78,6 +80,18 @@ def lock(url: str, purpose: str) -> filelock.BaseFileLock:
     folder = default_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return filelock.FileLock(folder / name, timeout=LOCK_TIMEOUT_SECONDS)
+
+
+def training_lock(url: str, architecture: str, seed: int) -> filelock.BaseFileLock:
+    """Return the lock under which one architecture is trained again with one seed, by one process of this machine.
+
+    Locks leave files behind, so that there are some for all trainings: two that share one wait for each other.
+    """
+    key = hashlib.sha256(f"{url} {architecture} {seed}".encode()).digest()[0] % TRAINING_LOCKS
+    folder = default_folder()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    name = f"again-{hashlib.sha256(url.encode()).hexdigest()[:16]}-{key}.lock"
+    return filelock.FileLock(folder / name, timeout=-1)
 
 
 class _FolderLock(filelock.FileLock):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import random
 import shutil
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -207,3 +210,26 @@ def test_how_the_data_were_asked_for_is_kept_and_not_bound(tmp_path: Path) -> No
     assert create({"data": "/old"}).inputs == {"data": "/old"}
     assert create({"data": "/new"}).inputs == {"data": "/new"}
     assert create(None).inputs == {"data": "/new"}
+
+
+def test_two_searches_at_once_train_no_seed_twice(study: Study) -> None:
+    begun = threading.Barrier(2)
+    trained: list[int] = []
+
+    def train(architecture: Architecture, seed: int) -> Replicate:
+        found = [each for each in study.replicates().get(architecture.id, []) if each.seed == seed]
+        if found:
+            return found[0]
+        trained.append(seed)
+        time.sleep(0.05)  # while the other one may begin
+        return Trainer(study, luck)(architecture, seed)
+
+    def search() -> None:
+        begun.wait()
+        confirm(study, train, repeats=4, further=0)
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(search) for _ in range(2)]:
+            done.result()
+    assert sorted(trained) == sorted(set(trained))
+    assert len(trained) == 4
