@@ -16,6 +16,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from nas.placement.probe import BackboneError, config_of, names_in
+from nas.shadow import without_data
 
 RESERVED = ("num_classes", "in_chans", "pretrained", "features_only", "checkpoint_path", "pretrained_cfg", "scriptable")
 """Arguments of timm's factories that this program sets itself, or whose models would be no classifiers."""
@@ -78,14 +79,24 @@ def create(
             raise BackboneError(f"the model argument {name} follows from the data and the flags and cannot be given")
     classes = {} if num_classes is None else {"num_classes": num_classes}
     try:
-        with torch.device(device):
-            model: nn.Module = timm.create_model(backbone, in_chans=in_channels, **classes, **given)
+        return _made(backbone, torch.device(device), {"in_chans": in_channels, **classes, **given})
     except Exception as error:  # timm's factories raise whatever their arguments meet
         reason = f"{type(error).__name__}: {error}"
         words = "".join(f", {name}={value!r}" for name, value in given.items())
         raise BackboneError(
             f"timm cannot build {backbone} for {in_channels}-channel images{words}: {reason}"
         ) from error
+
+
+def _made(backbone: str, device: torch.device, arguments: dict[str, Any]) -> nn.Module:
+    try:
+        with torch.device(device):
+            model: nn.Module = timm.create_model(backbone, **arguments)
+    except RuntimeError:
+        if device.type != "meta":
+            raise
+        # Transformers of older timms look at numbers while they are made; there numbers have no value.
+        return without_data(_made(backbone, torch.device("cpu"), arguments))
     return model
 
 

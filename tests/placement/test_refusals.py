@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -49,3 +50,18 @@ def test_remove_refuses_a_host_that_was_given_another_class() -> None:
         placement.remove(model)
     nn.utils.parametrize.remove_parametrizations(host, "weight")
     assert placement.remove(model) == 1
+
+
+def test_a_backbone_that_looks_at_numbers_while_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    # as the transformers of timm 1.0.12 do
+    made = timm.create_model
+
+    def create(name: str, **arguments: object) -> nn.Module:
+        assert torch.linspace(0, 0.1, 3)[1].item() > 0
+        model: nn.Module = made(name, **arguments)
+        return model
+
+    monkeypatch.setattr("timm.create_model", create)
+    model = placement.create("test_vit", num_classes=7, device="meta")
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert placement.fit_kwargs("test_vit", num_classes=7, in_channels=1, resolution=32) is not None
