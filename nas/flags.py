@@ -307,10 +307,11 @@ def _share(text: str) -> float:
 def _count(text: str) -> int:
     """Read a count such as ``11.7M``."""
     units = {"k": 1e3, "M": 1e6, "G": 1e9}
-    count = float(text[:-1]) * units[text[-1]] if text[-1:] in units else float(text)
-    if not count.is_integer():  # nor is infinity
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
+    count = float(number) * unit
+    if not (count.is_integer() or (unit > 1 and math.isfinite(count))):  # with a unit, binary fractions round
         raise ValueError(text)
-    return int(count)
+    return round(count)
 
 
 # argparse names them so where it refuses a value

@@ -76,10 +76,7 @@ def lock(url: str, purpose: str) -> filelock.BaseFileLock:
         except OSError as error:
             raise StorageError(f"cannot make the folder {path.parent}: {error}; give another with --storage") from error
         return _FolderLock(path.with_name(f"{path.name}.{purpose}.lock"), timeout=LOCK_TIMEOUT_SECONDS)
-    name = f"{purpose}-{hashlib.sha256(url.encode()).hexdigest()[:16]}.lock"
-    folder = default_folder()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return filelock.FileLock(folder / name, timeout=LOCK_TIMEOUT_SECONDS)
+    return _lock_of_machine(purpose, url, timeout=LOCK_TIMEOUT_SECONDS)
 
 
 def training_lock(url: str, architecture: str, seed: int) -> filelock.BaseFileLock:
@@ -88,10 +85,14 @@ def training_lock(url: str, architecture: str, seed: int) -> filelock.BaseFileLo
     Locks leave files behind, so that there are some for all trainings: two that share one wait for each other.
     """
     key = hashlib.sha256(f"{url} {architecture} {seed}".encode()).digest()[0] % TRAINING_LOCKS
+    return _lock_of_machine(f"again-{key}", url, timeout=-1)
+
+
+def _lock_of_machine(purpose: str, url: str, timeout: float) -> filelock.BaseFileLock:
+    name = f"{purpose}-{hashlib.sha256(url.encode()).hexdigest()[:16]}.lock"
     folder = default_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    name = f"again-{hashlib.sha256(url.encode()).hexdigest()[:16]}-{key}.lock"
-    return filelock.FileLock(folder / name, timeout=-1)
+    return filelock.FileLock(folder / name, timeout=timeout)
 
 
 class _FolderLock(filelock.FileLock):
