@@ -17,6 +17,7 @@ LAYERS: dict[str, int] = {
     "nas": 6,  # the package itself: it imports what it offers, lazily
     "nas.cli": 5,
     "nas.flags": 5,
+    "nas.search_flags": 5,
     "nas.run": 4,
     "nas.settings": 4,
     "nas.workers": 3,
