@@ -30,6 +30,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="A,B,...",
         help="after_stage, in_residual, replace: where blocks may stand, instead of the space's own",
     )
+    ask.add_argument(
+        "--max-blocks", type=int, metavar="N", help="stages in use at once at most (default: the space's own)"
+    )
     ask.add_argument("--init", choices=("identity", "paper"), help="how blocks start, instead of the space's own")
     ask.add_argument(
         "--sampler", default="auto", metavar="NAME", help="auto, additive, gp, tpe, nsga2 or random (default: auto)"

@@ -54,6 +54,8 @@ class Settings:
     """Learning rate of the blocks over that of the rest."""
     positions: tuple[str, ...] | None = None
     """Where blocks may stand, instead of the space's own positions."""
+    max_blocks: int | None = None
+    """At how many stages at most something is placed, instead of the space's own bound."""
     init: str | None = None
     """``identity`` or ``paper``: how blocks start. None: identity on trained weights, else the space's own."""
     data: str = "digits"
@@ -140,6 +142,8 @@ class Settings:
         resolve_sampler(self.sampler)
         if self.positions is not None and not self.positions:
             raise ValueError("positions must name at least one position, or be left out")
+        if self.max_blocks is not None and self.max_blocks < 1:
+            raise ValueError(f"max blocks must be at least 1, but got {self.max_blocks}")
         if self.pretrained and self.checkpoint is not None:
             raise ValueError("weights come from timm (pretrained) or from a file (checkpoint), not from both")
         if self.warm_start < 0:
@@ -214,6 +218,8 @@ def declared_space(settings: Settings) -> space.SearchSpace:
         declared = dataclasses.replace(declared, backbones=(settings.backbone,))
     init = settings.init or ("identity" if settings.is_trained else declared.init)
     declared = dataclasses.replace(declared, init=init, positions=settings.positions or declared.positions)
+    if settings.max_blocks is not None:
+        declared = dataclasses.replace(declared, max_blocks=settings.max_blocks)
     if len(declared.backbones) > 1:  # the front and the answer compare with one bare backbone
         raise ValueError(
             f"a search takes one backbone, but the space has {', '.join(declared.backbones)}; run one each"

@@ -70,6 +70,7 @@ def failing(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--backbone", "resnet81"], "timm knows no backbone 'resnet81'; the nearest: "),
         (["--backbone", "inception_v3", "--resolution", "16"], "does not run on images of 1 x 16 x 16"),
         (["--positions", "before"], "position must be one of after_stage, in_residual, replace, but got 'before'"),
+        (["--max-blocks", "0"], "max blocks must be at least 1, but got 0"),
         (["--positions", "replace"], "test_resnet has no position replace at any of the stages"),
         (["--model-kwargs", "drop_path_rate"], "--model-kwargs takes NAME=VALUE, such as drop_path_rate=0.1, but got"),
         (["--model-kwargs", "drop path=0"], "--model-kwargs takes NAME=VALUE"),

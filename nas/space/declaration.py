@@ -34,6 +34,8 @@ class SearchSpace:
     """
     init: str = "identity"
     """``identity`` or ``paper``: the initialisation of every block."""
+    max_blocks: int | None = None
+    """At how many stages at most something is placed, or taken out; None for all of them."""
 
     def __post_init__(self) -> None:
         fields = (("backbones", self.backbones), ("stages", self.stages), ("positions", self.positions))
@@ -52,6 +54,8 @@ class SearchSpace:
             check_position(position)
         if self.init not in INITS:
             raise ValueError(f"init must be one of {', '.join(INITS)}, but got {self.init!r}")
+        if self.max_blocks is not None and (not is_int(self.max_blocks) or self.max_blocks < 1):
+            raise ValueError(f"max_blocks must be an integer >= 1, or None for no bound, but got {self.max_blocks!r}")
         if isinstance(self.blocks, str) or not self.blocks:
             raise ValueError(f"blocks must name at least one block, but got {self.blocks!r}")
         given = self.blocks if isinstance(self.blocks, Mapping) else {name: {} for name in self.blocks}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,7 +44,7 @@ class Control:
 class ResolvedSpace:
     """A search space whose stages and widths are known. Every architecture that it yields is canonical.
 
-    It has at most one placement per stage, at one of the space's positions.
+    It has at most one placement per stage, at one of the space's positions, and at most ``max_blocks`` altogether.
     """
 
     space: SearchSpace
@@ -54,26 +54,40 @@ class ResolvedSpace:
 
     def size(self) -> int:
         """Return the number of distinct architectures."""
-        return sum(
-            math.prod(1 + sum(1 for _ in self._placements(sites)) for sites in self._by_stage(backbone))
-            for backbone in self.sites
-        )
+        total = 0
+        for backbone in self.sites:
+            # by_count[k]: with k stages in use, over the stages so far
+            by_count = [1]
+            for placements in self.by_stage(backbone):
+                without, with_one = [*by_count, 0], [0, *(len(placements) * count for count in by_count)]
+                by_count = [a + b for a, b in zip(without, with_one, strict=True)][: self.most(backbone) + 1]
+            total += sum(by_count)
+        return total
 
     def enumerate(self) -> Iterator[Architecture]:
         """Yield every architecture once, of each backbone the bare one first."""
         for backbone in self.sites:
-            stages = ([None, *self._placements(sites)] for sites in self._by_stage(backbone))
-            for combination in itertools.product(*stages):
-                placements = tuple(placement for placement in combination if placement is not None)
-                yield Architecture(backbone=backbone, placements=placements)
+            indices = [sites[0].stage.index for sites in self._by_stage(backbone)]
+            offered = dict(zip(indices, self.by_stage(backbone), strict=True))
+            for used in self._patterns(backbone):
+                for placements in itertools.product(*(offered[index] for index in used)):
+                    yield Architecture(backbone=backbone, placements=placements)
 
     def sample(self, choose: Choose) -> Architecture:
-        """Build an architecture from the answers of ``choose``, which is asked only where there is a choice."""
+        """Build an architecture from the answers of ``choose``, which is asked only where there is a choice.
+
+        Where the space bounds the number of blocks, it is asked first which stages are used: with a question a stage,
+        and no more answers once the bound is reached, the first stages would get most of the blocks.
+        """
         backbone = _ask(choose, "backbone", tuple(self.sites))
         placements = []
+        bounded = self._is_bounded(backbone)
+        used = self._used(choose, backbone) if bounded else ()
         for sites in self._by_stage(backbone):
             name = self._stage_name(backbone, sites[0])
-            block = _ask(choose, f"{name}.block", self._blocks(sites))
+            if bounded and sites[0].stage.index not in used:
+                continue
+            block = _ask(choose, f"{name}.block", self._blocks(sites)[bounded:])  # what is used is not left empty
             if block == REMOVE:
                 (slots,) = (site for site in sites if site.position == "replace")
                 placements.append(self._placement(slots, block=NONE, options={}))
@@ -83,6 +97,27 @@ class ResolvedSpace:
                 options = site.options(block, partial(_ask_option, choose, self._options_name(backbone, site, block)))
                 placements.append(self._placement(site, block=block, options=options))
         return Architecture(backbone=backbone, placements=tuple(placements))
+
+    def most(self, backbone: str) -> int:
+        """Return at how many stages of a backbone something may be placed at most."""
+        stages = len(list(self._by_stage(backbone)))
+        return stages if self.space.max_blocks is None else min(stages, self.space.max_blocks)
+
+    def _is_bounded(self, backbone: str) -> bool:
+        return self.most(backbone) < len(list(self._by_stage(backbone)))
+
+    def _patterns(self, backbone: str) -> Iterator[tuple[int, ...]]:
+        """Yield the sets of stages that may be used at once, the empty one first."""
+        indices = [sites[0].stage.index for sites in self._by_stage(backbone)]
+        for count in range(self.most(backbone) + 1):
+            yield from itertools.combinations(indices, count)
+
+    def _used(self, choose: Choose, backbone: str) -> tuple[int, ...]:
+        patterns = {_pattern_words(used): used for used in self._patterns(backbone)}
+        return patterns[_ask(choose, self._used_name(backbone), tuple(patterns))]
+
+    def _used_name(self, backbone: str) -> str:
+        return f"{backbone}.stages" if len(self.sites) > 1 else "stages"
 
     def by_stage(self, backbone: str) -> list[list[Placement]]:
         """Return what may stand at each stage of a backbone, equal networks once: all but leaving it empty."""
@@ -94,6 +129,7 @@ class ResolvedSpace:
             return None
         placed = {placement.stage: placement for placement in architecture.placements}
         wanted: dict[str, Any] = {"backbone": architecture.backbone}
+        wanted[self._used_name(architecture.backbone)] = _pattern_words(sorted(placed))
         for sites in self._by_stage(architecture.backbone):
             name, placement = self._stage_name(architecture.backbone, sites[0]), placed.get(sites[0].stage.index)
             if placement is None:
@@ -137,6 +173,10 @@ class ResolvedSpace:
                 if BLOCKS[block].possible_at(site.widths) is None
             ]
             return Control(label=label, architecture=Architecture(backbone=backbone, placements=tuple(placements)))
+        if self._is_bounded(backbone) and block != NONE:
+            unbounded = dataclasses.replace(self, space=dataclasses.replace(self.space, max_blocks=None))
+            everywhere = unbounded._control(backbone, label, block).architecture
+            return Control(label=label, architecture=everywhere, choices=self.answers(everywhere) or {})
         answers = self._answers(backbone, block)
         choices: dict[str, Any] = {}
 
@@ -148,7 +188,7 @@ class ResolvedSpace:
 
     def _answers(self, backbone: str, block: str) -> dict[str, Any]:
         """Return the answers that lead to one block, or choice of none, at every stage where it is offered."""
-        answers: dict[str, Any] = {"backbone": backbone}
+        answers: dict[str, Any] = {"backbone": backbone, self._used_name(backbone): _pattern_words(())}
         for sites in self._by_stage(backbone):
             name, first = self._stage_name(backbone, sites[0]), sites[0]
             offered = block in first.blocks or (block == REMOVE and block in self._blocks(sites))
@@ -212,12 +252,20 @@ class ResolvedSpace:
                     for site in sites
                 }
                 stages[f"stage{stage.index}"] = {"name": stage.name, "channels": stage.channels, "positions": positions}
-        return {"backbones": backbones, "positions": list(self.space.positions), "init": self.space.init}
+        # A bound that bounds nothing is not named: the space is equal to the one without.
+        is_bounded = any(self._is_bounded(backbone) for backbone in self.sites)
+        bound = {"max_blocks": self.space.max_blocks} if is_bounded else {}
+        return {"backbones": backbones, "positions": list(self.space.positions), "init": self.space.init, **bound}
 
     @property
     def hash(self) -> str:
         """Sixteen hexadecimal digits that two spaces share exactly when they are equal."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _pattern_words(used: Sequence[int]) -> str:
+    """Return a set of stages as an answer to a question: ``1+3``, or ``none``."""
+    return "+".join(map(str, used)) or NONE
 
 
 def _ask(choose: Choose, name: str, options: Sequence[str]) -> str:

@@ -35,6 +35,7 @@ class Encoding:
         self.stages: list[list[Placement | None]] = [
             [None, *sorted(options, key=repr)] for options in space.by_stage(self.backbone)
         ]
+        self._most = space.most(self.backbone)
         self._index = [{option: row for row, option in enumerate(options)} for options in self.stages]
         self._columns: dict[Any, int] = {}
         self._weights: list[float] = []
@@ -113,7 +114,19 @@ class Encoding:
         for edges in self._likelihood:
             drawn = 1 + np.searchsorted(edges, generator.random(count), side="right")
             columns.append(np.where(generator.random(count) < empty, 0, np.minimum(drawn, len(edges))))
-        return np.stack(columns, axis=1)
+        return self.bounded(np.stack(columns, axis=1), generator)
+
+    def bounded(self, vectors: Ints, generator: np.random.Generator) -> Ints:
+        """Return the vectors with so many stages in use as the space allows at most: the others are emptied at random.
+
+        Where the space has no bound, nothing is drawn, and the vectors are returned as they are.
+        """
+        if self._most >= len(self.stages):
+            return vectors
+        order = np.where(vectors > 0, generator.random(vectors.shape), np.inf)
+        rank = order.argsort(axis=1).argsort(axis=1)
+        kept: Ints = np.where(rank < self._most, vectors, 0)
+        return kept
 
     @cached_property
     def _likelihood(self) -> list[Floats]:
@@ -126,14 +139,16 @@ class Encoding:
         return found
 
     def neighbours(self, vector: Ints) -> Ints:
-        """Return all vectors that differ from one in one stage, (n, stages)."""
+        """Return all vectors of the space that differ from one in one stage, (n, stages)."""
         found = []
         for stage, options in enumerate(self.stages):
             others = np.delete(np.arange(len(options)), vector[stage])
             changed = np.repeat(vector[None], len(others), axis=0)
             changed[:, stage] = others
             found.append(changed)
-        return np.concatenate(found)
+        every = np.concatenate(found)
+        within: Ints = every[(every > 0).sum(axis=1) <= self._most]
+        return within
 
 
 _ENCODINGS: dict[str, Encoding] = {}

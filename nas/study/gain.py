@@ -98,7 +98,7 @@ def _candidates(encoding: Encoding, good: Ints, generator: np.random.Generator) 
     crossed = good[generator.integers(len(good), size=CHANGED)]
     source = np.where(kind == 2, crossed, encoding.draw(CHANGED, 0.35, generator))
     children = np.where(changed, source, parents)
-    return np.concatenate([*drawn, children])
+    return np.concatenate([*drawn, encoding.bounded(children, generator)])
 
 
 class Gain:
