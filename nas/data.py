@@ -49,6 +49,12 @@ class Split:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def at(self, rows: Sequence[int]) -> Split:
+        """Return the split's images of these rows."""
+        return Split(
+            images=self.images[list(rows)], labels=self.labels[list(rows)], indices=tuple(self.indices[i] for i in rows)
+        )
+
     def to(self, device: torch.device | str) -> Split:
         """Return the split with its tensors on a device; the split itself if they are there."""
         if self.images.device == torch.device(device):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -25,12 +27,19 @@ TARGET = 0.005
 class Timer:
     """Measures what architectures cost under one protocol. Nothing is trained for it, and nothing is kept."""
 
-    def __init__(self, trainer: Trainer, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        device: torch.device | None = None,
+        clock: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
         """Say what is timed, and where.
 
         Args:
             trainer: Has the protocol, and knows the backbones.
             device: The device that ``protocol.latency_device`` names; None for the trainer's.
+            clock: As :func:`nas.latency.measure` takes it. A clock of CPU time does not wait until others leave the
+                device alone.
         """
         protocol = trainer.protocol
         self._trainer = trainer
@@ -38,7 +47,9 @@ class Timer:
         if self._device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # as the trainer does for its device: the quickest kernels are found
         # Whoever trains drives the device from a core of the CPU: neither of the two may be in use.
-        self._locks = [DeviceLock(name) for name in sorted({lock_name(self._device), lock_name(trainer.device)})]
+        names = sorted({lock_name(self._device), lock_name(trainer.device)}) if clock is time.perf_counter_ns else []
+        self._locks = [DeviceLock(name) for name in names]
+        self._clock = clock
         self._benches: dict[str, _Bench] = {}
         self._protocol = dataclasses.replace(
             protocol,
@@ -109,6 +120,7 @@ class Timer:
                 precision=protocol.precision,
                 target=TARGET,
                 max_seconds=protocol.latency_seconds,
+                clock=self._clock,
             )
 
     def _bench(self, backbone: str) -> _Bench:

@@ -54,7 +54,7 @@ def test_the_tree_names_every_file() -> None:
         ROOT / "run_search.py",
         *ROOT.glob("nas/**/*.py"),
         *ROOT.glob("search_spaces/*.py"),
-        *ROOT.glob("benchmarks/*.py"),
+        *ROOT.glob("benchmarks/**/*.py"),
     ]
     missing = [path.name for path in files if path.name != "__init__.py" and path.name not in tree]
     assert missing == []
