@@ -90,7 +90,9 @@ def _search(arguments: argparse.Namespace) -> int:
     study = result.study
     if result.outcome.exhausted:
         print(f"every architecture of the space was tried: {result.outcome.finished} finished")
-    if result.outcome.hopeless:
+    if result.outcome.stalled:
+        print(f"the run ends early: the front has not moved beyond noise for {settings.patience} trials")
+    if result.outcome.too_costly:
         print(f"the run ends with {result.outcome.finished} finished: too many in a row were beyond the limits")
     _print_answer(study, settings.folder)
     _print_confirmation(result.confirmation, settings.confirm)
@@ -164,13 +166,16 @@ class _Progress:
 
         if words := _busy():
             _say(words)
-        self._bar = tqdm(total=self._budget, initial=min(study.finished(), self._budget), unit="trial", smoothing=0.1)
+        self._bar = tqdm(total=self._budget, initial=self._spent(study), unit="trial", smoothing=0.1)
         self._describe = Sparing(lambda: self._bar.set_postfix_str(_state(study), refresh=False))
 
     def update(self, study: Study) -> None:
-        finished = min(study.finished(), self._budget)
-        self._describe(now=finished == self._budget)
-        self._bar.update(finished - self._bar.n)
+        spent = self._spent(study)
+        self._describe(now=spent == self._budget)
+        self._bar.update(spent - self._bar.n)
+
+    def _spent(self, study: Study) -> int:
+        return min(study.tally().spent, self._budget)
 
     def replicate(self, architecture: Architecture, replicate: Replicate) -> None:
         words = f"again with seed {replicate.seed}: {replicate.accuracy:.1%}, {architecture.describe()}"
@@ -185,6 +190,8 @@ def _state(study: Study) -> str:
     """Return in a few words where a study stands."""
     rows, failures = study.rows(), study.failures()
     words = f"front {sum(row.on_front for row in rows)}, best {max((row.accuracy for row in rows), default=0):.1%}"
+    stopped = len(study.stopped())
+    words += f", stopped {stopped}" if stopped else ""
     return words + (f", failed {len(failures)}" if failures else "")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+from collections.abc import Callable
 from typing import TypeVar
 
 import timm
@@ -19,6 +20,10 @@ from nas.timing import Timer
 from nas.trainer import Trainer, within_memory
 
 C = TypeVar("C", bound=Cost)
+StopRule = Callable[[Architecture, Cost, int], Callable[[int, float], None] | None]
+"""From an architecture, its cost and the number of validation images to what is called after each epoch, with the epoch
+and the validation accuracy: it raises :class:`nas.rungs.StoppedError` to stop the training. None for nothing to call.
+"""
 
 REFERENCE_RETRIES = 2
 """How often the bare backbone is timed again where the machine is too busy."""
@@ -28,7 +33,12 @@ class Evaluator:
     """Evaluates architectures under one protocol, through the cache."""
 
     def __init__(
-        self, trainer: Trainer, store: Store, timer: Timer | None = None, limits: Limits | None = None
+        self,
+        trainer: Trainer,
+        store: Store,
+        timer: Timer | None = None,
+        limits: Limits | None = None,
+        stop_rule: StopRule | None = None,
     ) -> None:
         """Name the lock of the trainer's device.
 
@@ -38,7 +48,9 @@ class Evaluator:
             timer: Measures what an architecture costs; by default on the trainer's device.
             limits: What an architecture may cost at most. The bare backbone may cost anything: all others are compared
                 with it.
+            stop_rule: Stops trainings that are not worth going on with; by default none is stopped.
         """
+        self._stop_rule = stop_rule
         self._trainer = trainer
         self._timer = timer or Timer(trainer)
         self._limits = limits or Limits()
@@ -52,6 +64,7 @@ class Evaluator:
 
         Raises:
             BeyondLimitsError: If it costs more than is allowed. It was not trained then.
+            StoppedError: If the stop rule stopped its training. Nothing but its cost is kept.
             EvaluationError: If it cannot be evaluated: no memory left, a loss that is not finite, an impossible shape.
         """
         evaluation = self._store.get(architecture, self._protocol.hash)
@@ -76,7 +89,8 @@ class Evaluator:
         on_gpu = self._device.type == "cuda"
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(self._device)
-        curve = self._trainer.train(model, turn=self._lock.training)
+        on_epoch = self._stop_rule(architecture, cost, len(self._trainer.data.val)) if self._stop_rule else None
+        curve = self._trainer.train(model, on_epoch=on_epoch, turn=self._lock.training)
         accuracy = curve.accuracies[-1]
         low, high = wilson_interval(accuracy, len(self._trainer.data.val))
         return Evaluation(

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nas.architecture import Architecture
 
+Point = tuple[float, float]
+"""Accuracy and latency; accuracy is better high, latency is better low."""
 BARE = "bare"
 """The control that is the backbone without any block."""
 PICKS = ("knee", "accuracy", "fastest", "trial:N", "latency<=X", "slowdown<=P%")
@@ -75,21 +77,19 @@ class Row:
                 raise ValueError(f"trial {self.trial}: {name} must be a positive finite number, but got {value!r}")
 
 
-def non_dominated(points: Sequence[tuple[float, float]]) -> list[bool]:
+def non_dominated(points: Sequence[Point]) -> list[bool]:
     """Tell which points no other point dominates, in O(n log n).
 
     A point dominates another if it is at least as accurate and at least as fast, and better in one of the two. Equal
     points do not dominate each other: both are on the front, or neither.
 
     Args:
-        points: (accuracy, latency) pairs; accuracy is better high, latency is better low.
+        points: Any number of points.
 
     Raises:
         ValueError: If a value is not a number (NaN), which has no place in an order.
     """
-    for point in points:
-        if math.isnan(point[0]) or math.isnan(point[1]):
-            raise ValueError(f"accuracy and latency must be numbers, but got {point!r}")
+    _refuse_nan(points)
     survives = [False] * len(points)
     best = (-math.inf, math.inf)  # the last survivor; of one latency, the most accurate point comes first
     for index in sorted(range(len(points)), key=lambda i: (points[i][1], -points[i][0])):
@@ -97,6 +97,40 @@ def non_dominated(points: Sequence[tuple[float, float]]) -> list[bool]:
             survives[index] = True
             best = points[index]
     return survives
+
+
+def dominated_area(points: Sequence[Point], reference: Point) -> float:
+    """Return the area that the points dominate within a reference point, exactly and in O(n log n).
+
+    It is the hypervolume in two dimensions: the area of the union of the rectangles between each point and the
+    reference. A point that is not better than the reference in both figures adds nothing.
+
+    Args:
+        points: Any number of points, dominated ones and equal ones among them.
+        reference: An accuracy below, and a latency above, which nothing counts.
+
+    Returns:
+        The area, in units of accuracy times units of latency; 0 where no point is inside, infinite where one that is
+        has an infinite figure.
+
+    Raises:
+        ValueError: If a value is not a number (NaN), or if the reference is not finite.
+    """
+    _refuse_nan(points)
+    if not (math.isfinite(reference[0]) and math.isfinite(reference[1])):
+        raise ValueError(f"the reference point must be finite, but got {reference!r}")
+    area, best = 0.0, reference[0]
+    for accuracy, latency in sorted(points, key=lambda point: point[1]):  # each adds what lies above those before
+        if latency < reference[1] and accuracy > best:
+            area += (accuracy - best) * (reference[1] - latency)
+            best = accuracy
+    return area
+
+
+def _refuse_nan(points: Sequence[Point]) -> None:
+    for point in points:
+        if math.isnan(point[0]) or math.isnan(point[1]):
+            raise ValueError(f"accuracy and latency must be numbers, but got {point!r}")
 
 
 def mark_front(rows: Iterable[Row]) -> list[Row]:

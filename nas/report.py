@@ -17,6 +17,7 @@ from nas import files
 from nas.answer import accuracy_text, count_text, legend, ms_text, percent_more, probability_text, ratio_text, recommend
 from nas.front import BARE, Row, bare_row, front, mark_front
 from nas.pareto import ParetoData, accuracy_interval, hover_text, label, latency_interval, pareto_data
+from nas.progress import history, last_gain
 
 FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "latency_ms", "latency_ratio", "ratio_low", "ratio_high")
 LAST_FIGURES = ("seeds", "seed_error", "seed_degrees", "front_probability", "unstable", "graph_ratio", "memory_bytes")
@@ -91,22 +92,72 @@ def _with_errors(trace: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     return {**trace, **errors, "error_y": {**style, "array": up_y, "arrayminus": down_y}}
 
 
-def _layout(data: ParetoData, title: str, subtitle: str) -> dict[str, Any]:
-    axis = {"gridcolor": "#E6E6E6", "linecolor": "#666666", "showline": True, "zeroline": False, "ticks": "outside"}
-    latency = {**axis, "title": {"text": "latency (ms)", "standoff": 8}, "range": data.axes.x, "nticks": 7}
-    accuracy = {**axis, "title": {"text": "validation accuracy (%)"}, "range": data.axes.y, "automargin": True}
+def progress_figure(rows: Iterable[Row]) -> Any:
+    """Draw the share of the dominated area over the trials, and mark the last trial by which it grew beyond noise.
+
+    Args:
+        rows: At least two finished trials.
+
+    Returns:
+        A ``plotly.graph_objects.Figure``.
+    """
+    import plotly.graph_objects as go
+
+    rows = list(rows)
+    trials, shares = zip(*history(rows), strict=True)
+    percent = [100 * share for share in shares]
+    text = [f"<b>trial {trial}</b><br>{value:.1f} %" for trial, value in zip(trials, percent, strict=True)]
+    trace: dict[str, Any] = {"type": "scatter", "mode": "lines", "x": trials, "y": percent, "hovertext": text}
+    trace |= {"line": {"color": BLUE, "width": 2, "shape": "hv"}, "hoverinfo": "text", "showlegend": False}
+    margin = 0.03 * (trials[-1] - trials[0])
+    low, high = trials[0] - margin, trials[-1] + margin
+    across = {**_AXIS, "title": {"text": "trial", "standoff": 8}, "range": (low, high), "nticks": 7}
+    across |= {"dtick": 1} if trials[-1] - trials[0] < 7 else {}  # there is no trial 0.5
+    # In two lines: in one it would be longer than the axis.
+    up = {**_AXIS, "title": {"text": "dominated area,<br>% of that of all trials"}, "range": (0, 105), "nticks": 6}
+    # The label of the line has its place above the axes, and the menu above that.
+    layout = _look(across, up) | {"margin": {"l": 75, "r": 16, "t": 52, "b": 50}, "hovermode": "x"}
+    gain = last_gain(rows)
+    if gain is not None:
+        dots = {"yref": "paper", "y0": 0, "y1": 1, "line": {"color": "#555555", "width": 1.5, "dash": "dot"}}
+        layout["shapes"] = [{"type": "line", "x0": gain, "x1": gain, **dots}]
+        place = {"x": gain, "yref": "paper", "y": 1, "yanchor": "bottom", "font": {"size": 12}, "showarrow": False}
+        words = f"front last grew beyond noise: trial {gain}"
+        layout["annotations"] = [{**place, "text": words, "xanchor": _anchor((gain - low) / (high - low))}]
+    return go.Figure({"data": [trace], "layout": layout})
+
+
+def _anchor(place: float) -> str:
+    """Return which part of a label stands above a place of the axis, 0 to 1, so that it ends within a phone's screen.
+
+    The label is up to 240 px wide, the axis on a phone 290 px; left of the axis are 75 px, right of it 16 px.
+    """
+    return "left" if place < 0.22 else "center" if place < 0.6 else "right"
+
+
+_AXIS = {"gridcolor": "#E6E6E6", "linecolor": "#666666", "showline": True, "zeroline": False, "ticks": "outside"}
+
+
+def _look(xaxis: dict[str, Any], yaxis: dict[str, Any]) -> dict[str, Any]:
+    """Return what the layouts of both figures share."""
     layout: dict[str, Any] = {"template": "none", "font": {"size": 14, "color": "#222222"}, "hovermode": "closest"}
-    layout |= {"xaxis": latency, "yaxis": accuracy, "paper_bgcolor": "white", "plot_bgcolor": "white"}
-    layout |= {"legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.17, "yanchor": "top"}}
+    layout |= {"xaxis": xaxis, "yaxis": yaxis, "paper_bgcolor": "white", "plot_bgcolor": "white"}
     layout |= {"hoverlabel": {"align": "left", "bgcolor": "white", "font": {"size": 13, "color": "#222222"}}}
     # Without dragging, a finger on the plot scrolls the page; zoom and pan stand in the menu.
-    layout |= {"margin": {"l": 60, "r": 16, "t": 115 if title else 64, "b": 20}, "dragmode": False}
+    return layout | {"dragmode": False}
+
+
+def _layout(data: ParetoData, title: str, subtitle: str) -> dict[str, Any]:
+    latency = {**_AXIS, "title": {"text": "latency (ms)", "standoff": 8}, "range": data.axes.x, "nticks": 7}
+    accuracy = {**_AXIS, "title": {"text": "validation accuracy (%)"}, "range": data.axes.y, "automargin": True}
+    layout = _look(latency, accuracy) | {"margin": {"l": 60, "r": 16, "t": 115 if title else 64, "b": 20}}
+    layout |= {"legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.17, "yanchor": "top"}}
     layout["annotations"] = [_annotation(row, data.labels[row.trial]) for row in data.controls]
     if title:
         layout["title"] = {"text": escape(title), "subtitle": {"text": escape(subtitle)}}
     if data.ratio_ticks:
         places, texts = zip(*data.ratio_ticks, strict=True)
-        upper = {**axis, "overlaying": "x", "side": "top", "matches": "x", "showgrid": False, "range": data.axes.x}
+        upper = {**_AXIS, "overlaying": "x", "side": "top", "matches": "x", "showgrid": False, "range": data.axes.x}
         upper |= {"tickmode": "array", "tickvals": places, "ticktext": texts}
         layout["xaxis2"] = upper
         # Not the axis' own title, which is centred and would lie beneath the menu on a phone.
@@ -123,7 +174,7 @@ def _annotation(row: Row, shift: tuple[int, int]) -> dict[str, Any]:
 
 
 def write_pareto(rows: Iterable[Row], path: str | Path, *, title: str, facts: Mapping[str, str]) -> None:
-    """Write one self-contained page: the recommendation, the plot, the front as a table, and the study's facts.
+    """Write one self-contained page: the recommendation, the plot, the front as a table, the progress, the facts.
 
     The page needs no network: plotly.js stands in it.
 
@@ -137,16 +188,23 @@ def write_pareto(rows: Iterable[Row], path: str | Path, *, title: str, facts: Ma
     answer, figure, script = "No trial has finished yet.", "", b""
     if rows:
         answer = recommend(rows).sentence
-        drawn = pareto_figure(rows).to_html(
-            full_html=False, include_plotlyjs=False, config=PLOT_CONFIG, div_id="pareto", default_height="100%"
-        )
-        figure = f'<div class="plot">{drawn}</div>{_NOTE}{_table(rows)}'
+        figure = f'<div class="plot">{_drawn(pareto_figure(rows), "pareto")}</div>{_NOTE}{_table(rows)}'
+        if len(rows) > 1:
+            progress = _drawn(progress_figure(rows), "progress")
+            figure += f'<h2>Progress</h2>{_PROGRESS_NOTE}<div class="plot low">{progress}</div>'
         script = b"<script>" + _plotly_js() + b"</script>"
     entries = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
     head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>{_HEAD}'
     body = f'</head><body><h1>{escape(title)}</h1><p class="answer">{escape(answer)}</p>{figure}'
     body += f"<h2>Facts</h2><dl>{entries}</dl></body></html>\n"
     files.replace(path, head.encode() + script + body.encode())
+
+
+def _drawn(figure: Any, name: str) -> str:
+    """Return the HTML of a figure; plotly.js stands in the page already."""
+    return str(
+        figure.to_html(full_html=False, include_plotlyjs=False, config=PLOT_CONFIG, div_id=name, default_height="100%")
+    )
 
 
 def write_front_csv(rows: Iterable[Row], path: str | Path) -> None:
@@ -209,13 +267,18 @@ backbone. They do not hold that the best of many trials is shown. Move over a po
 blocks stand.</p>
 <noscript><p class="note">The plot needs JavaScript; the table holds the same front.</p></noscript>"""
 
+_PROGRESS_NOTE = """<p class="note">The dominated area is what of the plot above lies below and to the right of the
+trials so far, up to a reference point a tenth of the front's extent below its least accurate and beyond its slowest
+member; the front grows beyond noise with a trial whose accuracy no trial that is at most as slow, up to the growth
+before, reaches within one standard error.</p>"""
+
 _HEAD = """<meta name="viewport" content="width=device-width, initial-scale=1"><style>
 html { overflow-y: scroll; }
 body { font: 16px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; color: #222; background: #fff;
   max-width: 1200px; margin: 0 auto; padding: 16px; overflow-wrap: break-word; }
 h1 { font-size: 1.5rem; margin: 0 0 .5rem; } h2 { font-size: 1.15rem; margin: 1.75rem 0 .5rem; }
 .answer { border-left: 4px solid #0072b2; background: #f3f7fa; padding: .6rem .9rem; margin: 0 0 1rem; }
-.plot { height: 600px; } .note { font-size: .875rem; color: #555; max-width: 80ch; }
+.plot { height: 600px; } .plot.low { height: 300px; } .note { font-size: .875rem; color: #555; max-width: 80ch; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; border-bottom: 1px solid #ddd; }
 th { border-bottom: 2px solid #888; } tr.best { background: #f3f7fa; } tr.break td { color: #555; padding-top: 1rem; }

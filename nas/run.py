@@ -17,7 +17,7 @@ from nas.confirm import with_probabilities
 from nas.evaluation import EvaluationError
 from nas.protocol import Protocol
 from nas.settings import Settings, declared_space, made_for_data, make_protocol
-from nas.study import Confirmation, Outcome, RunFailed, Study, confirm, run
+from nas.study import Confirmation, Judge, Outcome, RunFailed, Study, confirm, run
 from nas.workers import crew
 
 T = TypeVar("T")
@@ -146,6 +146,7 @@ class _Ready:
             budget=self.settings.budget,
             sampler=self.settings.sampler,
             seed=self.settings.seed,
+            patience=self.settings.patience,
             on_trial=on_trial,
         )
 
@@ -174,6 +175,7 @@ def _ready(settings: Settings, on_weights: Callable[[str], None] | None = None, 
     (backbone,) = declared.backbones
     resolved = declared.resolve({backbone: trainer.plan(backbone).stages})
     timer = Timer(trainer, timed)
+    rungs = settings.rungs_of(trainer.protocol.epochs)
     if not is_checked:
         _check_all(resolved, trainer, timer)
     files.check_folder(settings.studies)
@@ -187,11 +189,14 @@ def _ready(settings: Settings, on_weights: Callable[[str], None] | None = None, 
         inputs=settings.inputs,
     )
     files.replace(settings.folder / "split.json", json.dumps(splits.record()).encode())
+    spared = {control.architecture.id for control in resolved.controls()}
+    stop_rule = None if rungs is None else Judge(study, rungs, spared)
     return _Ready(
         settings=settings,
         study=study,
         space=resolved,
-        evaluator=Evaluator(trainer, study.store, timer, settings.limits),  # a warm start changes nothing in the timing
+        # a warm start changes nothing in the timing
+        evaluator=Evaluator(trainer, study.store, timer, settings.limits, stop_rule),
         replicator=Replicator(trainer, study.store),
     )
 
@@ -303,6 +308,13 @@ def _latency_words(protocol: Protocol) -> str:
     )
 
 
+def _trials_words(study: Study) -> str:
+    stopped = study.stopped()
+    rungs = ", ".join(map(str, sorted({len(each.curve) for each in stopped})))
+    words = f", {len(stopped)} stopped early (after epoch {rungs})" if stopped else ""
+    return f"{study.finished()} finished{words}, {len(study.failures())} failed"
+
+
 def facts(study: Study) -> dict[str, str]:
     """Return what a reader of the study's figures must know about how they were made, in words."""
     protocol, noise = study.protocol, study.seed_noise()
@@ -319,6 +331,6 @@ def facts(study: Study) -> dict[str, str]:
         + (f", weights averaged over {protocol.average_epochs} epochs" if protocol.average_epochs > 1 else "")
         + (", validated with mirror images" if protocol.mirror_validation else ""),
         "Latency": _latency_words(protocol),
-        "Trials": f"{study.finished()} finished, {len(study.failures())} failed",
+        "Trials": _trials_words(study),
         **({"Seed noise": noise.describe()} if noise is not None else {}),
     }

@@ -6,13 +6,14 @@ import argparse
 import math
 
 from nas.protocol import PRECISIONS
+from nas.rungs import RISK
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the flags to a parser, in groups; their names are those of :class:`nas.settings.Settings`."""
     ask = parser.add_argument_group("what to search")
     ask.add_argument(
-        "--budget", type=int, default=50, metavar="N", help="finished distinct architectures (default: 50)"
+        "--budget", type=int, default=50, metavar="N", help="distinct architectures that are trained (default: 50)"
     )
     ask.add_argument(
         "--space", default="default", metavar="NAME_OR_PATH", help="search space; a path is Python and is executed"
@@ -42,9 +43,33 @@ def add(parser: argparse.ArgumentParser) -> None:
     _training_flags(parser.add_argument_group("proxy training"))
     _weights_flags(parser.add_argument_group("trained weights"))
     _device_flags(parser.add_argument_group("device"))
+    _stopping_flags(parser.add_argument_group("stopping early"))
     _certainty_flags(parser.add_argument_group("certainty"))
     _latency_flags(parser.add_argument_group("latency"))
     _limit_flags(parser.add_argument_group("limits: what costs more is not trained"))
+
+
+def _stopping_flags(stopping: argparse._ArgumentGroup) -> None:
+    stopping.add_argument(
+        "--rungs",
+        default="none",
+        metavar="A,B,...",
+        help="epochs at which trainings are stopped that will hardly beat one that is as fast: auto is 1,3,9 and so on "
+        "(default: none)",
+    )
+    stopping.add_argument(
+        "--risk",
+        type=float,
+        default=RISK,
+        metavar="P",
+        help=f"probability of beating it below which they are stopped, 0 to 0.5 (default: {RISK:g})",
+    )
+    stopping.add_argument(
+        "--patience",
+        type=int,
+        metavar="N",
+        help="end after so many trials in a row that did not move the front beyond noise (default: never)",
+    )
 
 
 def _certainty_flags(certainty: argparse._ArgumentGroup) -> None:

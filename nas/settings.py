@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nas import space
 from nas.limits import Limits
 from nas.protocol import Protocol
+from nas.rungs import RISK, Rungs, check_risk, usual
 from nas.seeds import MOST_SEEDS
 from nas.store import sqlite_path
 from nas.study import check_name, resolve_sampler
@@ -35,7 +36,7 @@ class Settings:
     """What a search is asked for. None stands for a default that depends on the data or the device."""
 
     budget: int = 50
-    """Finished distinct architectures that the study shall have."""
+    """Distinct architectures that the study shall have trained, to the end or to a rung."""
     space: str = "default"
     """Name of a space of ``search_spaces``, or the path of a Python file with ``SPACE`` in it (which is executed)."""
     backbone: str | None = None
@@ -112,6 +113,12 @@ class Settings:
     """``auto``, ``cuda``, ``cuda:1``, ``mps`` or ``cpu``."""
     workers_per_device: int = 1
     """Processes that train on the device at once."""
+    rungs: str | tuple[int, ...] = "none"
+    """Epochs at which weak trainings are stopped: ``none``, ``auto`` for 1, 3, 9 and so on, or numbers."""
+    risk: float = RISK
+    """Probability of ending above the best that is as fast, below which a training is stopped at a rung."""
+    patience: int | None = None
+    """The search ends once so many trials, one after the other, did not move the front beyond noise."""
     sampler: str = "auto"
     """``auto``, ``additive``, ``gp``, ``tpe``, ``nsga2`` or ``random``."""
     seed: int = 0
@@ -152,9 +159,30 @@ class Settings:
             raise ValueError(
                 "only a backbone with trained weights can be frozen: give --pretrained, --checkpoint or --warm-start"
             )
+        self._check_stopping()
         assert self.limits is not None  # raises on limits that cannot be meant
         check_name(self.study_name)
         sqlite_path(self.storage_url)
+
+    def _check_stopping(self) -> None:
+        check_risk(self.risk)
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be at least 1 trial, but got {self.patience}")
+        if self.rungs not in ("none", "auto"):
+            Rungs(epochs=_epochs_of(self.rungs), risk=self.risk)
+
+    def rungs_of(self, epochs: int) -> Rungs | None:
+        """Return the rungs of a training of so many epochs; None for none.
+
+        Raises:
+            ValueError: If one lies beyond it.
+        """
+        chosen = usual(epochs) if self.rungs == "auto" else () if self.rungs == "none" else _epochs_of(self.rungs)
+        if not chosen:
+            return None
+        rungs = Rungs(epochs=chosen, risk=self.risk)
+        rungs.check(epochs)
+        return rungs
 
     @property
     def limits(self) -> Limits:
@@ -209,6 +237,16 @@ class Settings:
     def folder(self) -> Path:
         """Where the study's files land."""
         return Path(self.studies) / self.study_name
+
+
+def _epochs_of(given: str | tuple[int, ...]) -> tuple[int, ...]:
+    """Return the epochs that rungs name."""
+    if isinstance(given, tuple):
+        return given
+    try:
+        return tuple(int(word) for word in given.split(","))
+    except ValueError as error:
+        raise ValueError(f"rungs must be auto, none, or epochs such as 1,3,9, but got {given!r}") from error
 
 
 def declared_space(settings: Settings) -> space.SearchSpace:

@@ -8,7 +8,7 @@ import pytest
 from rows import make_row
 
 from nas.answer import recommend
-from nas.front import Row, front, knee, mark_front, non_dominated, pick
+from nas.front import Point, Row, dominated_area, front, knee, mark_front, non_dominated, pick
 
 
 def dominated(point: tuple[float, float], points: list[tuple[float, float]]) -> bool:
@@ -33,6 +33,53 @@ def test_non_dominated_by_hand() -> None:
 def test_non_dominated_refuses_nan() -> None:
     with pytest.raises(ValueError, match=r"must be numbers, but got \(nan, 1.0\)"):
         non_dominated([(float("nan"), 1.0)])
+
+
+def counted_area(points: list[Point], reference: Point) -> int:
+    """The area of whole figures, unit square by unit square: one counts if it lies in any point's rectangle."""
+    highest, fastest = max(point[0] for point in points), min(point[1] for point in points)
+    squares = [
+        (accuracy, latency)
+        for accuracy in range(int(reference[0]), int(highest))
+        for latency in range(int(fastest), int(reference[1]))
+    ]
+    return sum(any(p[0] >= accuracy + 1 and p[1] <= latency for p in points) for accuracy, latency in squares)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_dominated_area_equals_the_counted_one(seed: int) -> None:
+    choose = random.Random(seed)
+    # Few distinct values, for ties and equal points; some lie outside the reference, in one figure or in both.
+    points = [(float(choose.randrange(12)), float(choose.randrange(1, 13))) for _ in range(choose.randrange(1, 25))]
+    reference = float(choose.randrange(0, 6)), float(choose.randrange(6, 14))
+    assert dominated_area(points, reference) == counted_area(points, reference)
+    assert dominated_area(points[::-1] + points, reference) == counted_area(points, reference)
+
+
+@pytest.mark.parametrize(
+    ("points", "area"),
+    [
+        ([], 0.0),
+        ([(0.75, 1.0)], 0.25 * 3),
+        ([(0.75, 1.0), (1.0, 3.0)], 0.25 * 3 + 0.25 * 1),
+        ([(1.0, 3.0), (0.75, 1.0), (0.875, 2.0)], 0.25 * 3 + 0.125 * 2 + 0.125 * 1),
+        ([(0.75, 1.0), (0.625, 2.0)], 0.25 * 3),
+        ([(0.75, 1.0), (0.75, 1.0), (0.75, 2.0), (0.625, 1.0)], 0.25 * 3),
+        ([(0.75, 4.0), (0.5, 1.0), (0.25, 0.5), (1.0, 9.0)], 0.0),
+        ([(0.75, float("-inf"))], float("inf")),
+    ],
+    ids=["none", "one", "two", "three", "dominated", "equal", "outside", "infinite"],
+)
+def test_dominated_area_by_hand(points: list[Point], area: float) -> None:
+    assert dominated_area(points, (0.5, 4.0)) == area  # all of them sums of powers of two: exact
+
+
+def test_dominated_area_refuses_what_has_no_area() -> None:
+    with pytest.raises(ValueError, match=r"must be numbers, but got \(0.9, nan\)"):
+        dominated_area([(0.9, float("nan"))], (0.5, 4.0))
+    for reference in ((float("-inf"), 4.0), (0.5, float("inf")), (float("nan"), 4.0)):
+        with pytest.raises(ValueError, match="the reference point must be finite, but got"):
+            dominated_area([], reference)
 
 
 def test_row_refuses_figures_that_cannot_be() -> None:

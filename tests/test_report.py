@@ -21,7 +21,8 @@ from nas.confirm import with_probabilities
 from nas.evaluation import wilson_interval
 from nas.front import Row, front
 from nas.pareto import accuracy_interval, hover_text, pareto_data
-from nas.report import pareto_figure, write_front_csv, write_pareto
+from nas.progress import history, last_gain
+from nas.report import pareto_figure, progress_figure, write_front_csv, write_pareto
 
 CONTROLS = ("bare", "se everywhere", "eca everywhere", "cbam everywhere")
 HOSTILE = "<script>alert('x')</script> & \"y\""
@@ -247,6 +248,44 @@ def test_figure_marks_front_controls_and_recommendation() -> None:
     assert bare.error_x.arrayminus[0] == pytest.approx(0.02 * rows[0].latency_ms)
     assert [note.text for note in figure.layout.annotations][:4] == ["bare", "se", "eca", "cbam"]
     assert figure.layout.title.text == "a &lt;b&gt;title&lt;/b&gt;"
+
+
+def test_progress_shows_the_area_and_its_last_growth() -> None:
+    rows = make_rows(40)
+    figure = progress_figure(reversed(rows))
+    (trace,) = figure.data
+    assert list(zip(trace.x, trace.y, strict=True)) == [(trial, 100 * share) for trial, share in history(rows)]
+    assert trace.line.shape == "hv"
+    gain = last_gain(rows)
+    assert 0 < gain < 39
+    (line,) = figure.layout.shapes
+    assert (line.x0, line.x1, line.line.dash) == (gain, gain, "dot")
+    (words,) = figure.layout.annotations
+    assert (words.x, words.text) == (gain, f"front last grew beyond noise: trial {gain}")
+    assert figure.layout.yaxis.range[0] == 0 < 100 < figure.layout.yaxis.range[1]
+    assert figure.layout.xaxis.range[0] < 0 < 39 < figure.layout.xaxis.range[1]
+
+
+@pytest.mark.parametrize("size", pareto.PLOT_SIZES_PX)
+def test_the_label_of_the_last_growth_stays_on_the_screen(size: tuple[float, float]) -> None:
+    width = 6 * len("front last grew beyond noise: trial 1000")
+    for percent in range(101):
+        begins = {"left": 0.0, "center": -0.5, "right": -1.0}[report._anchor(percent / 100)]
+        left = size[0] * percent / 100 + width * begins
+        assert left >= -75, percent
+        assert left + width <= size[0] + 16, percent
+
+
+@pytest.mark.parametrize(("count", "drawn"), [(0, False), (1, False), (2, True), (50, True)])
+def test_progress_is_drawn_from_two_trials_on(count: int, drawn: bool, tmp_path: Path) -> None:
+    page = page_of(make_rows(count), tmp_path)
+    assert page.count(report._plotly_js().decode()) == (count > 0)
+    elements = Elements(page)
+    assert ("Progress" in elements.text) == drawn
+    assert ("progress" in {attributes.get("id") for _, attributes in elements.found}) == drawn
+    assert ("front last grew beyond noise: trial" in page) == drawn
+    if drawn:  # beneath the table, above the facts
+        assert elements.text.index("finished trials") < elements.text.index("Progress") < elements.text.index("Facts")
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 50])

@@ -21,7 +21,7 @@ from nas.evaluation import EvaluationError
 from nas.export import ConfigError
 from nas.preflight import preflight
 from nas.protocol import Protocol
-from nas.run import Result, search
+from nas.run import Result, facts, search
 from nas.settings import Settings, make_protocol
 from nas.space import ResolvedSpace, SearchSpace
 from nas.store import Store
@@ -306,3 +306,17 @@ def test_preflight_names_a_resolution_that_is_too_small(protocol: Protocol, monk
     space = SearchSpace(backbones=("vgg11_bn",), blocks=("se",)).resolve({"vgg11_bn": stages})
     with pytest.raises(EvaluationError, match="vgg11_bn cannot run on a 1x8x8 image"):
         preflight(space, trainer(tiny))
+
+
+@pytest.mark.slow
+def test_weak_trainings_are_stopped_at_rungs(tmp_path: Path, space_file: Path) -> None:
+    rungs = {"epochs": 4, "rungs": "auto", "risk": 0.5, "budget": 20, "sampler": "auto", "repeats": 0}
+    study = search(settings(tmp_path, space_file, **rungs)).study
+    stopped = study.stopped()
+    assert len(stopped) > 0
+    assert {len(each.curve) for each in stopped} <= {1, 3}
+    assert study.finished() + len(stopped) == 20
+    assert {row.control for row in study.rows()} >= {"bare", "se everywhere", "eca everywhere", "cbam everywhere"}
+    assert f"{len(stopped)} stopped early (after epoch " in facts(study)["Trials"]
+    page = (tmp_path / "small" / "pareto.html").read_text()
+    assert f"{len(stopped)} stopped early" in page

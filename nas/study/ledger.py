@@ -13,12 +13,13 @@ from nas.evaluation import Cost, Evaluation
 from nas.front import BARE
 from nas.limits import Limits
 from nas.protocol import Protocol
+from nas.rungs import StoppedError
 from nas.space import ResolvedSpace
 from nas.study.binding import bind, check_name
 from nas.study.record import Record, close
 from nas.study.sampler import Proposal, distributions
 from nas.study.storage import connect, lock
-from nas.study.trials import INTERRUPTED, id_of, params_of
+from nas.study.trials import CURVE, FORECAST, INTERRUPTED, id_of, params_of, was_stopped
 from nas.study.worker import Worker, is_dead
 
 AGAIN = "tried_again"
@@ -90,12 +91,17 @@ class Study(Record):
         """Start the oldest trial that waits for a worker, if any. Call it under :meth:`lock`."""
         while waiting := self._trials(TrialState.WAITING):
             trial = self._study.ask(distributions(space, params_of(waiting[0])))
-            if id_of(trial) not in {id_of(other) for other in self._trials(TrialState.COMPLETE)}:
+            if id_of(trial) not in self._done():
                 trial.set_user_attr("worker", worker.id)
                 return trial
             # Its architecture was finished after all, by a worker that had been taken for dead.
             self._end(trial.number, f"{INTERRUPTED}: no longer needed")
         return None
+
+    def _done(self) -> set[str]:
+        """Return the ids of what was trained, to the end or to a rung."""
+        trials = self._trials(TrialState.COMPLETE, TrialState.PRUNED)
+        return {id_of(trial) for trial in trials if trial.state == TrialState.COMPLETE or was_stopped(trial)}
 
     def finish(self, trial: optuna.Trial, evaluation: Evaluation) -> bool:
         """Record an evaluation. Returns False if the trial had been taken over because this worker seemed dead.
@@ -123,6 +129,19 @@ class Study(Record):
                 self._constrain(trial, cost)
                 self._study.tell(trial, state=TrialState.PRUNED)
 
+    def stop(self, trial: optuna.Trial, stopped: StoppedError) -> None:
+        """Record that a trial's training was stopped at a rung, with what was known of it until then."""
+        with self.lock():
+            if not self._trials()[trial.number].state.is_finished():
+                forecast, cost = stopped.stop.forecast, stopped.cost
+                trial.set_user_attr("reason", stopped.stop.reason)
+                trial.set_user_attr("nominal_ms", cost.nominal_ms)
+                trial.set_user_attr("latency_ratio", cost.latency.ratio)
+                trial.set_user_attr(FORECAST, (forecast.accuracy, forecast.deviation))
+                trial.set_user_attr(CURVE, stopped.curve)  # the mark of a stopped trial: last
+                self._constrain(trial, cost)
+                self._study.tell(trial, state=TrialState.PRUNED)
+
     def _constrain(self, trial: optuna.Trial, cost: Cost) -> None:
         """Say in Optuna's terms how far a cost is beyond the limits."""
         for name, excess in self.limits.excess(cost).items():
@@ -139,8 +158,8 @@ class Study(Record):
         Call it under :meth:`lock`.
         """
         frozen = self._trials()[trial.number]
-        others = self._trials(TrialState.WAITING, TrialState.COMPLETE, TrialState.RUNNING)
-        if id_of(frozen) not in {id_of(other) for other in others if other.number != frozen.number}:
+        others = self._trials(TrialState.WAITING, TrialState.RUNNING)
+        if id_of(frozen) not in self._done() | {id_of(other) for other in others if other.number != frozen.number}:
             kept = {key: value for key, value in frozen.user_attrs.items() if key in _PROPOSED}
             self._study.enqueue_trial(
                 params_of(frozen), user_attrs={**kept, "retry_of": frozen.number, **(noted or {})}

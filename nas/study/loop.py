@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import optuna
 from nas.architecture import Architecture
 from nas.evaluation import OUT_OF_MEMORY, Evaluation, EvaluationError, reason_of
 from nas.limits import BeyondLimitsError
+from nas.rungs import StoppedError
 from nas.space import ResolvedSpace
 from nas.study.ledger import AGAIN, Study
 from nas.study.sampler import propose, resolve_sampler
@@ -39,9 +41,13 @@ class Outcome:
 
     finished: int
     """Finished distinct architectures in the study."""
-    exhausted: bool
+    stopped: int = 0
+    """Distinct architectures whose training was stopped at a rung."""
+    exhausted: bool = False
     """Whether every architecture of the space was tried before the budget was reached."""
-    hopeless: bool = False
+    stalled: bool = False
+    """Whether the front had not moved beyond noise for as many trials as the patience allows."""
+    too_costly: bool = False
     """Whether the run ended as :data:`MOST_REJECTED` architectures in a row were beyond the limits."""
 
 
@@ -53,9 +59,10 @@ def run(
     budget: int,
     sampler: str = "auto",
     seed: int = 0,
+    patience: int | None = None,
     on_trial: Callable[[Study], None] | None = None,
 ) -> Outcome:
-    """Evaluate architectures until the study has ``budget`` finished distinct ones.
+    """Evaluate architectures until the study has ``budget`` distinct ones that were trained, to the end or to a rung.
 
     Those that are beyond the limits are not finished, and take nothing from the budget.
 
@@ -63,28 +70,33 @@ def run(
 
     Args:
         study: The study, new or resumed.
-        evaluate: Measures an architecture; raises :class:`nas.evaluation.EvaluationError` where it cannot, and
-            :class:`nas.limits.BeyondLimitsError` where it was not trained because of what it costs.
+        evaluate: Measures an architecture; raises :class:`nas.evaluation.EvaluationError` where it cannot,
+            :class:`nas.limits.BeyondLimitsError` where it was not trained because of what it costs, and
+            :class:`nas.rungs.StoppedError` where the training was not worth going on with.
         space: The space that the study is bound to.
-        budget: Finished distinct architectures that the study shall have.
+        budget: Distinct architectures that the study shall have trained.
         sampler: One of :data:`nas.study.SAMPLERS`.
         seed: Seed of the proposals.
+        patience: End once so many trials in a row, of all workers, did not move the front beyond noise; the controls
+            are evaluated first. None to go on.
         on_trial: Called after every finished or failed trial of this process.
 
     Raises:
-        ValueError: If the budget is below 1 or the sampler unknown.
+        ValueError: If the budget or the patience is below 1, or the sampler unknown.
         RunFailed: If :data:`SAME_FAILURES` trials in a row failed for the same reason, or
             :data:`SAME_AMONG_FINISHED` for want of memory or because of a loss that is not finite.
         KeyboardInterrupt: As it came; the trial in work is queued again first.
     """
     if budget < 1:
         raise ValueError(f"the budget must be at least 1 trial, but got {budget}")
+    if patience is not None and patience < 1:
+        raise ValueError(f"patience must be at least 1 trial, but got {patience}")
     resolve_sampler(sampler)
     alike: list[optuna.Trial] = []
     last: _Failure | None = None
     with Worker(study.store) as worker:
         while True:
-            trial, outcome = _next(study, worker, space, budget, sampler=sampler, seed=seed)
+            trial, outcome = _next(study, worker, space, budget, sampler=sampler, seed=seed, patience=patience)
             if outcome is not None:
                 return outcome
             if trial is None:
@@ -126,26 +138,35 @@ def _give_up(study: Study, alike: list[optuna.Trial], failure: _Failure) -> None
 
 
 def _next(
-    study: Study, worker: Worker, space: ResolvedSpace, budget: int, *, sampler: str, seed: int
+    study: Study,
+    worker: Worker,
+    space: ResolvedSpace,
+    budget: int,
+    *,
+    sampler: str,
+    seed: int,
+    patience: int | None,
 ) -> tuple[optuna.Trial | None, Outcome | None]:
     """Start the next trial, or tell how the run ended; neither while other workers are at all that is left."""
     with study.lock():
         study.check_database()
         study.repair()
         tally = study.tally()
-        if tally.finished >= budget:
-            return None, Outcome(finished=tally.finished, exhausted=False)
-        if tally.finished + tally.running >= budget:
+        outcome = Outcome(finished=tally.finished, stopped=tally.stopped)
+        if tally.spent >= budget:
+            return None, outcome
+        if tally.spent + tally.running >= budget:
             return None, None
         if tally.rejected >= MOST_REJECTED:
-            hopeless = Outcome(finished=tally.finished, exhausted=False, hopeless=True)
-            return None, None if tally.running else hopeless
+            return None, None if tally.running else dataclasses.replace(outcome, too_costly=True)
         if tally.waiting:
             return study.claim_waiting(worker, space), None
         proposal = propose(space, tally.known, sampler=sampler, seed=seed)
+        if patience is not None and not (proposal and proposal.control) and study.since_gain() >= patience:
+            return None, None if tally.running else dataclasses.replace(outcome, stalled=True)
         if proposal is not None:
             return study.claim(proposal, worker, space), None
-        return None, None if tally.running else Outcome(finished=tally.finished, exhausted=True)
+        return None, None if tally.running else dataclasses.replace(outcome, exhausted=True)
 
 
 def _evaluate(study: Study, trial: optuna.Trial, evaluate: Callable[[Architecture], Evaluation]) -> _Failure | None:
@@ -159,6 +180,9 @@ def _evaluate(study: Study, trial: optuna.Trial, evaluate: Callable[[Architectur
         raise
     except BeyondLimitsError as error:
         study.reject(trial, str(error), error.cost)
+        return None
+    except StoppedError as stopped:
+        study.stop(trial, stopped)
         return None
     except EvaluationError as error:
         failure = _Failure(reason_of(error), is_expected=True)

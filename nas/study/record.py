@@ -14,13 +14,15 @@ from nas.architecture import Architecture
 from nas.evaluation import Evaluation
 from nas.front import Row, mark_front
 from nas.limits import Limits
+from nas.progress import last_gain
 from nas.protocol import Protocol
+from nas.rungs import Training
 from nas.seeds import Replicate, SeedNoise
 from nas.store import StorageError, Store, sqlite_path
 from nas.study.binding import INPUTS, LIMITS, StudyError, is_bound
 from nas.study.rows import make_row, noise_of
 from nas.study.storage import connect_existing
-from nas.study.trials import Rejected, Tally, id_of, reason_of, tally, was_cut_off
+from nas.study.trials import Rejected, Stopped, Tally, curve_of, id_of, reason_of, tally, was_cut_off, was_stopped
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -153,7 +155,36 @@ class Record:
         return [
             Rejected(trial.number, self.architecture(trial), reason_of(trial), max(trial.constraints.values()))
             for trial in self._trials(TrialState.PRUNED)
+            if not was_stopped(trial)
         ]
+
+    def stopped(self) -> list[Stopped]:
+        """Return the architectures whose training was stopped at a rung, in the order of their trials."""
+        return [
+            Stopped(trial.number, self.architecture(trial), reason_of(trial), curve_of(trial))
+            for trial in self._trials(TrialState.PRUNED)
+            if was_stopped(trial)
+        ]
+
+    def trainings(self, but: str = "") -> list[Training]:
+        """Return the learning curves of the study, whole and stopped ones, but for one architecture's."""
+        evaluations = self._evaluations()
+        whole = {id_of(trial) for trial in self._trials(TrialState.COMPLETE)} - {but}
+        found = [Training(ratio=evaluations[key].latency.ratio, curve=evaluations[key].curve) for key in sorted(whole)]
+        return found + [
+            Training(ratio=trial.user_attrs["latency_ratio"], curve=curve_of(trial))
+            for trial in self._trials(TrialState.PRUNED)
+            if was_stopped(trial) and id_of(trial) not in whole | {but}
+        ]
+
+    def since_gain(self) -> int:
+        """Return how many trials were trained, to the end or to a rung, since the front last grew beyond noise."""
+        gained = last_gain(self.rows())
+        if gained is None:
+            return 0
+        trials = self._trials(TrialState.COMPLETE, TrialState.PRUNED)
+        trained = [trial for trial in trials if trial.state == TrialState.COMPLETE or was_stopped(trial)]
+        return sum(trial.number > gained for trial in trained)
 
     def tally(self) -> Tally:
         """Return where the study stands, from one look at the database."""

@@ -51,7 +51,9 @@ class Known:
     excess: Mapping[str, float] = field(default_factory=dict)
     """How far it is beyond each limit, as a share of the limit: 0 or less is within."""
     nominal_ms: float | None = None
-    """Nominal latency in ms of one that is beyond the limits and has no accuracy."""
+    """Nominal latency in ms of one that was not trained to the end."""
+    forecast: tuple[float, float] | None = None
+    """Median and standard deviation of the final accuracy that the learning curve of a stopped one foretells."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,10 @@ from nas.study.sampler import Known
 
 INTERRUPTED = "interrupted"
 """How the reason of a trial begins that was cut off; its architecture is evaluated in another trial."""
+CURVE = "curve"
+"""Attribute of a trial that was stopped at a rung: its validation accuracies up to there. No other trial has it."""
+FORECAST = "forecast"
+"""Attribute of such a trial: median and standard deviation of the accuracy that it would have ended with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +27,8 @@ class Tally:
 
     finished: int
     """Distinct architectures that were evaluated to the end."""
+    stopped: int
+    """Distinct architectures whose training was stopped at a rung, and that no other trial has finished."""
     rejected: int
     """Architectures that were beyond the limits, one after the other, since the last one that was not."""
     running: int
@@ -30,7 +36,12 @@ class Tally:
     waiting: int
     """Trials that were cut off and wait to be repeated."""
     known: list[Known]
-    """What is finished, failed, in work or waiting, in the order of the trials."""
+    """What is finished, stopped, failed, in work or waiting, in the order of the trials."""
+
+    @property
+    def spent(self) -> int:
+        """What counts towards the budget: what was trained to the end, or to a rung."""
+        return self.finished + self.stopped
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,18 @@ class Rejected:
     """How far it is beyond the worst of the limits, as a share of that limit."""
 
 
+@dataclass(frozen=True)
+class Stopped:
+    """An architecture whose training was stopped at a rung."""
+
+    trial: int
+    architecture: Architecture
+    reason: str
+    """At which rung, and how likely it was to get far enough, in words."""
+    curve: tuple[float, ...]
+    """Validation accuracy after each epoch that was trained."""
+
+
 def reason_of(trial: FrozenTrial) -> str:
     """Return why a trial failed."""
     return str(trial.user_attrs.get("reason", "unknown"))
@@ -53,6 +76,21 @@ def reason_of(trial: FrozenTrial) -> str:
 def was_cut_off(trial: FrozenTrial) -> bool:
     """Tell whether a trial was cut off, so that its architecture is evaluated in another one."""
     return trial.state == TrialState.FAIL and reason_of(trial).startswith(INTERRUPTED)
+
+
+def was_stopped(trial: FrozenTrial) -> bool:
+    """Tell whether a trial was stopped at a rung; Optuna has the same state for those beyond the limits."""
+    return trial.state == TrialState.PRUNED and CURVE in trial.user_attrs
+
+
+def curve_of(trial: FrozenTrial) -> tuple[float, ...]:
+    """Return the learning curve of a trial that was stopped, as far as it goes."""
+    return tuple(trial.user_attrs[CURVE])
+
+
+def _forecast_of(trial: FrozenTrial) -> tuple[float, float]:
+    accuracy, deviation = trial.user_attrs[FORECAST]
+    return accuracy, deviation
 
 
 def id_of(trial: FrozenTrial | optuna.Trial) -> str:
@@ -80,14 +118,19 @@ def _known(trial: FrozenTrial, evaluation: Evaluation | None) -> Known:
         memory=trial.user_attrs.get("memory", {}),
         excess=dict(trial.constraints),
         nominal_ms=trial.user_attrs.get("nominal_ms"),
+        forecast=_forecast_of(trial) if was_stopped(trial) else None,
     )
 
 
 def _last_rejected(trials: list[FrozenTrial]) -> int:
-    """Return how many trials were beyond the limits since the last one that was finished."""
-    states = [trial.state for trial in trials]
-    finished = [number for number, state in enumerate(states) if state == TrialState.COMPLETE]
-    return states[finished[-1] + 1 if finished else 0 :].count(TrialState.PRUNED)
+    """Return how many trials were beyond the limits since the last one that was trained."""
+    count = 0
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE or was_stopped(trial):
+            count = 0
+        elif trial.state == TrialState.PRUNED:
+            count += 1
+    return count
 
 
 def tally(trials: Sequence[FrozenTrial], evaluations: Mapping[str, Evaluation]) -> Tally:
@@ -98,8 +141,10 @@ def tally(trials: Sequence[FrozenTrial], evaluations: Mapping[str, Evaluation]) 
         evaluations: What is known under its protocol, by architecture id.
     """
     trials = [trial for trial in trials if not was_cut_off(trial)]
+    finished = {id_of(trial) for trial in trials if trial.state == TrialState.COMPLETE}
     return Tally(
-        finished=len({id_of(trial) for trial in trials if trial.state == TrialState.COMPLETE}),
+        finished=len(finished),
+        stopped=len({id_of(trial) for trial in trials if was_stopped(trial)} - finished),
         rejected=_last_rejected(trials),
         running=sum(trial.state == TrialState.RUNNING for trial in trials),
         waiting=sum(trial.state == TrialState.WAITING for trial in trials),

@@ -53,7 +53,7 @@ def test_the_budget_is_spent_within_the_limits(sampler: str, tmp_path: Path) -> 
     study = create(tmp_path, TWO_BLOCKS)
     evaluate, trained = evaluator(TWO_BLOCKS)
     outcome = run(study, evaluate, space=toy.space(), budget=12, sampler=sampler)
-    assert (outcome.finished, outcome.exhausted, outcome.hopeless) == (12, False, False)
+    assert (outcome.finished, outcome.exhausted, outcome.too_costly) == (12, False, False)
     assert len(trained) == len({architecture.id for architecture in trained}) == 12
     assert all(len(architecture.placements) <= 2 for architecture in trained)
     rejected = study.rejected()
@@ -113,7 +113,7 @@ def test_the_bare_backbone_is_always_evaluated_and_a_hopeless_run_ends(tmp_path:
     study = create(tmp_path, limits)
     evaluate, trained = evaluator(limits)
     outcome = run(study, evaluate, space=toy.space(), budget=12, sampler="random")
-    assert (outcome.finished, outcome.hopeless) == (1, True)
+    assert (outcome.finished, outcome.too_costly) == (1, True)
     assert [architecture.placements for architecture in trained] == [()]
     rejected = study.rejected()
     assert len(rejected) == MOST_REJECTED
@@ -127,7 +127,7 @@ def test_a_small_space_beyond_the_limits_is_exhausted(tmp_path: Path) -> None:
     limits = Limits(slowdown=0.0)
     study = Study.create("toy", toy.url(tmp_path), space=space, protocol=toy.PROTOCOL, limits=limits)
     outcome = run(study, evaluator(limits)[0], space=space, budget=12, sampler="random")
-    assert (outcome.finished, outcome.exhausted, outcome.hopeless) == (1, True, False)
+    assert (outcome.finished, outcome.exhausted, outcome.too_costly) == (1, True, False)
 
 
 def test_a_study_keeps_its_limits(tmp_path: Path) -> None:
