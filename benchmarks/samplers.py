@@ -4,18 +4,25 @@
     python benchmarks/samplers.py --samplers random,additive,gp --budget 30,50
     python benchmarks/samplers.py --effects 0.3 --interactions 3    # hardly anything adds up
     python benchmarks/samplers.py --noise 0.02                      # the training seed as loud as the blocks
+    python benchmarks/samplers.py --times 50,200,1000               # how long a proposal takes instead
 
 A world draws effects of the blocks, of the stages, of blocks at stages and of option values, and what each pair of
 placed blocks does to each other; the accuracy is bent, so that more brings less and less. Latencies add up. The
 sampler is told accuracies with noise and exact latencies. Printed is the area that is dominated, as a share of what a
 long search with the true figures dominates: of the trials that look like a front by their noisy accuracies, valued at
 their true ones; and of all trials. Ranges are standard errors over the worlds; all samplers see the same worlds.
+
+With ``--times``: milliseconds of CPU time that a proposal takes (the median of a few, the first one left out, which
+also pays for what is kept), by the number of trials that are known, with its ratio to ``random`` in the same run. What
+is known are the controls and random architectures of the first world.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import random
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -130,6 +137,51 @@ def search(world: World, sampler: str, budgets: Sequence[int]) -> tuple[list[flo
     return shares, spent / max(budgets)
 
 
+def trials(world: World, count: int) -> list[Known]:
+    """Return so many finished trials: the controls, then random architectures."""
+    generator = random.Random(world.seed)
+    found: dict[str, Known] = {}
+
+    def add(architecture: Architecture, params: dict[str, object]) -> None:
+        accuracy, latency = world.truth(architecture)
+        noise = world.arguments.noise * np.random.default_rng([world.seed, len(found)]).standard_normal()
+        values = (float(accuracy + noise), latency)
+        found.setdefault(architecture.id, Known(id=architecture.id, params=params, values=values))
+
+    for control in world.space.controls():
+        add(control.architecture, dict(control.choices))
+    while len(found) < count:
+        params: dict[str, object] = {}
+
+        def choose(name: str, options: Sequence[object], params: dict[str, object] = params) -> object:
+            params[name] = generator.choice(list(options))
+            return params[name]
+
+        add(world.space.sample(choose), params)
+    return list(found.values())
+
+
+def milliseconds(world: World, known: Sequence[Known], sampler: str, count: int = 5) -> float:
+    """Return the median CPU time in ms of a proposal, given what is known."""
+    spent = []
+    for seed in range(count + 1):
+        started = time.process_time()
+        assert propose(world.space, known, sampler=sampler, seed=seed) is not None
+        spent.append(1e3 * (time.process_time() - started))
+    return statistics.median(spent[1:])
+
+
+def print_times(world: World, samplers: Sequence[str], counts: Sequence[int]) -> None:
+    """Print how long each sampler's proposals take, by the number of known trials."""
+    print(f"{'sampler':<10}{'trials':>7}   CPU time a proposal   of random")
+    for count in counts:
+        known = trials(world, count)
+        reference = milliseconds(world, known, "random")
+        for sampler in samplers:
+            took = reference if sampler == "random" else milliseconds(world, known, sampler)
+            print(f"{sampler:<10}{count:>7}   {took:>16.1f} ms   {took / reference:8.1f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samplers", default="random,additive", help="names, with commas between them")
@@ -138,10 +190,15 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.006, help="standard deviation of an accuracy's noise")
     parser.add_argument("--effects", type=float, default=1.0, help="how much effects add up")
     parser.add_argument("--interactions", type=float, default=1.0, help="how much blocks do to each other")
+    parser.add_argument("--times", metavar="COUNTS", help="time proposals given so many trials, commas between them")
     arguments = parser.parse_args()
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if arguments.times:
+        counts = sorted(int(count) for count in arguments.times.split(","))
+        print_times(World(0, arguments), arguments.samplers.split(","), counts)
+        return
     budgets = sorted(int(budget) for budget in arguments.budget.split(","))
     print(f"{'sampler':<10}{'trials':>7}   of what looks best   of all trials")
     for sampler in arguments.samplers.split(","):

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from nas.attention import BLOCKS, INITS, spec_of
@@ -209,7 +210,7 @@ class Architecture:
         """Return the canonical JSON: sorted keys, no spaces."""
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
 
-    @property
+    @cached_property  # kept beside the fields: what compares, hashes, replaces or prints these does not see it
     def id(self) -> str:
         """Twelve hexadecimal digits of the hash of the canonical JSON."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 
@@ -158,6 +159,20 @@ def test_architectures_can_be_pickled_and_hashed() -> None:
     architecture = placed(Placement(stage=1, block="se"))
     assert pickle.loads(pickle.dumps(architecture)) == architecture
     assert len({architecture, placed(Placement(stage=1, block="se"))}) == 1
+
+
+def test_an_id_that_was_asked_for_changes_nothing_else() -> None:
+    asked, fresh = placed(Placement(stage=1, block="se")), placed(Placement(stage=1, block="se"))
+    assert asked.id is asked.id
+    assert asked == fresh
+    assert hash(asked) == hash(fresh)
+    assert repr(asked) == repr(fresh)
+    assert asked.to_json() == fresh.to_json()
+    assert pickle.loads(pickle.dumps(asked)).id == fresh.id
+    assert (
+        dataclasses.replace(asked, backbone="resnet34").id
+        == Architecture(backbone="resnet34", placements=fresh.placements).id
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,6 +107,15 @@ def test_init_reaches_every_placement() -> None:
 def test_the_hash_tells_spaces_apart() -> None:
     assert resolve().hash == resolve().hash
     assert len({resolve().hash, resolve((0,)).hash, resolve(blocks=("se",)).hash, resolve(init="paper").hash}) == 4
+
+
+def test_what_is_kept_belongs_to_one_space() -> None:
+    space, other = resolve(), resolve(init="paper")
+    space.controls().clear()
+    assert len(space.controls()) == 4
+    assert space.hash == resolve().hash
+    assert dataclasses.replace(space, space=other.space).hash == other.hash
+    assert dataclasses.replace(space, space=other.space).controls() == other.controls() != space.controls()
 
 
 @pytest.mark.parametrize(

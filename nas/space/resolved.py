@@ -8,7 +8,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from nas.architecture import NONE, Architecture, Placement
@@ -155,13 +155,17 @@ class ResolvedSpace:
         space's positions that the stage has, where it is possible there. A space that replaces built-in attention has
         one more control, from which all of it is taken out.
         """
+        return list(self._controls)
+
+    @cached_property  # every proposal asks for them
+    def _controls(self) -> tuple[Control, ...]:
         found = [self._control(backbone, "bare", NONE) for backbone in self.sites]
         if "replace" in self.space.positions:
             found += [self._control(backbone, "built-in attention removed", REMOVE) for backbone in self.sites]
         for backbone in self.sites:
             found += [self._control(backbone, f"{block} everywhere", block) for block in UNIFORM_CONTROLS]
         distinct = {control.architecture.id: control for control in reversed(found)}
-        return [control for control in found if distinct[control.architecture.id] is control]
+        return tuple(control for control in found if distinct[control.architecture.id] is control)
 
     def _control(self, backbone: str, label: str, block: str) -> Control:
         """Return the control that answers with one block, or choice of none, at every stage."""
@@ -257,7 +261,7 @@ class ResolvedSpace:
         bound = {"max_blocks": self.space.max_blocks} if is_bounded else {}
         return {"backbones": backbones, "positions": list(self.space.positions), "init": self.space.init, **bound}
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Sixteen hexadecimal digits that two spaces share exactly when they are equal."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]

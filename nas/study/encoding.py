@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,8 +16,12 @@ from nas.space import ResolvedSpace
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-SHARES = {"stage": 1.0, "block": 1.0, "block of stage": 0.5, "option": 0.5, "option of stage": 0.25, "position": 0.25}
-"""Prior variance of the effect that each kind of feature has, relative to one another."""
+SHARES = {"stage": 0.5, "block": 0.5, "block of stage": 1.0, "option": 0.15, "option of stage": 0.1, "position": 0.25}
+"""Prior variance of the effect that each kind of feature has, relative to one another.
+
+What a block does at one stage counts most: a model that expects it to do the same wherever it stands gives up a block
+that hurts at the first stages that it was seen at, although it may be the best one at another.
+"""
 
 
 class Encoding:
@@ -40,6 +45,7 @@ class Encoding:
         self._columns: dict[Any, int] = {}
         self._weights: list[float] = []
         self._vectors: dict[str, Ints | None] = {}
+        self._overlaps: dict[tuple[int, int], Floats] = {}
 
     @cached_property
     def tables(self) -> list[Floats]:
@@ -83,6 +89,30 @@ class Encoding:
         for stage, table in enumerate(self.tables):
             rows += table[vectors[:, stage]]
         return rows
+
+    def projected(self, rows: Floats) -> list[Floats]:
+        """Return what :meth:`products` adds up: each stage's table times rows, (options of the stage, n) each."""
+        return [table @ rows.T for table in self.tables]
+
+    @staticmethod
+    def products(vectors: Ints, projected: Sequence[Floats]) -> Floats:
+        """Return the inner products of the features of vectors with rows, (n, rows), without making these features.
+
+        There are hundreds of features, of which a vector has few, and thousands of vectors a proposal.
+        """
+        total: Floats = projected[0][vectors[:, 0]]
+        for stage in range(1, len(projected)):
+            total += projected[stage][vectors[:, stage]]
+        return total
+
+    def norms(self, vectors: Ints) -> Floats:
+        """Return the squared norms of the features of vectors, (n,)."""
+        total = np.zeros(len(vectors))
+        for (one, first), (other, second) in itertools.combinations_with_replacement(enumerate(self.tables), 2):
+            if (one, other) not in self._overlaps:
+                self._overlaps[one, other] = (1 if one == other else 2) * first @ second.T
+            total += self._overlaps[one, other][vectors[:, one], vectors[:, other]]
+        return total
 
     def vector(self, identifier: str, architecture: Callable[[], Architecture]) -> Ints | None:
         """Return the vector of an architecture, which is made only if its id is new; None if the space lacks it."""

@@ -37,11 +37,19 @@ class Observed:
     pending: NDArray[np.bool_]
     """Whether each is in work: (n,). One that is neither in work nor has an accuracy failed, or was not trained."""
     accuracy: Floats
-    """Accuracy, nan where none is known: (n,)."""
+    """Accuracy, nan where none is known; what is foretold of one that was stopped early: (n,)."""
+    doubts: Floats
+    """Standard deviation of each accuracy beyond the noise that all have, more than 0 where it is foretold: (n,)."""
     nominal_ms: Floats
     """Nominal latency in ms, nan where none is known: (n,)."""
     excess: Floats
     """How far each is beyond each limit, nan where that is not known: (n, limits)."""
+
+    @property
+    def finished(self) -> NDArray[np.bool_]:
+        """Whether each was trained to the end: (n,)."""
+        found: NDArray[np.bool_] = np.isfinite(self.accuracy) & (self.doubts == 0)
+        return found
 
 
 def suggest(encoding: Encoding, observed: Observed, seed: int) -> Ints | None:
@@ -55,7 +63,7 @@ def suggest(encoding: Encoding, observed: Observed, seed: int) -> Ints | None:
     generator = np.random.default_rng(seed)
     seen = {vector.tobytes() for vector in observed.vectors}
     unlimited = not (observed.excess > 0).any()
-    if not np.isfinite(observed.accuracy).any() or (len(observed.vectors) < STARTUP and unlimited):
+    if not observed.finished.any() or (len(observed.vectors) < STARTUP and unlimited):
         return _showing_most(encoding, observed.vectors, _new(encoding.draw(DRAWN, 0.3, generator), seen))
     gain = Gain(encoding, observed)
     candidates = _new(_candidates(encoding, gain.good, generator), seen)
@@ -113,6 +121,8 @@ class Gain:
     over i = 1 ... n + 1, for an architecture whose accuracy A and latency L are independent and normal: the area's
     integral over accuracy, cut at the members of the front. E[(X - t)+] = s (z ndtr(z) + phi(z)) with z = (m - t) /
     s.
+
+    What was stopped early says something about the accuracies of its like, but nobody would use it: it is no member.
     """
 
     def __init__(self, encoding: Encoding, observed: Observed) -> None:
@@ -122,20 +132,25 @@ class Gain:
         timed = np.isfinite(observed.nominal_ms)
         some = spread(np.flatnonzero(timed), FITTED)  # enough for what is counted: nearly a sum, and without noise
         self._latency = Model(rows[some], observed.nominal_ms[some], (EXACT,))
-        done = np.isfinite(observed.accuracy)
-        first = Model(rows[done], observed.accuracy[done])
+        told = np.isfinite(observed.accuracy)
+        self._accuracy = Model(rows[told], observed.accuracy[told], doubts=observed.doubts[told])
         # Those in work are taken to turn out as the model says, so that the next one is not the same again.
-        waiting = observed.pending & ~done
-        accuracy = np.where(waiting, first.predict(rows)[0], observed.accuracy)
-        believed = done | waiting
-        self._accuracy = first if not waiting.any() else Model(rows[believed], accuracy[believed])
-        self._limits = [
+        waiting = observed.pending & ~told
+        if waiting.any():
+            accuracy, doubts, taken = observed.accuracy.copy(), np.where(waiting, 0.0, observed.doubts), told | waiting
+            accuracy[waiting] = self._accuracy.mean(rows[waiting])
+            self._accuracy = Model(rows[taken], accuracy[taken], doubts=doubts[taken])
+        limits = [
             Model(rows[known], column[known], (EXACT, *NOISY))
             for column in observed.excess.T
             if (known := np.isfinite(column)).sum() > 1 and (column[known] > 0).any()
         ]
-        latency = np.where(timed, observed.nominal_ms, self._latency.predict(rows)[0])
-        self._find_front(observed.vectors[believed], self._accuracy.predict(rows[believed])[0], latency[believed])
+        self._models = [self._accuracy, self._latency, *limits]
+        self._projected = [encoding.projected(model.rows) for model in self._models]
+        latency = observed.nominal_ms.copy()
+        latency[~timed] = self._latency.mean(rows[~timed])
+        members = observed.finished | waiting
+        self._find_front(observed.vectors[members], self._accuracy.mean(rows[members]), latency[members])
 
     def _find_front(self, vectors: Ints, accuracy: Floats, latency: Floats) -> None:
         members = np.flatnonzero(non_dominated(list(zip(accuracy.tolist(), latency.tolist(), strict=True))))
@@ -143,21 +158,25 @@ class Gain:
         self.good = vectors[members]
         a, h = accuracy[members], latency[members]  # both ascend
         low = a[0] - MARGIN * (max(np.ptp(a), np.std(accuracy)) or 1.0)
-        slow = max(h[-1] + MARGIN * np.ptp(h), float(np.quantile(latency, 0.75)))
+        # Half way to the slowest one at least: a front that is short so far, as where only the bare backbone is on it,
+        # would leave no room in which what costs some latency and brings some accuracy could gain anything.
+        slow = max(h[-1] + MARGIN * np.ptp(h), (h[0] + latency.max()) / 2)
         self._edges = np.r_[low, a, np.inf]
         self._heights = np.r_[h, slow]
 
     def __call__(self, vectors: Ints) -> Floats:
         """Return the expected gain of each vector, (n,)."""
-        rows = self._encoding.rows(vectors)
-        mean, deviation = self._accuracy.predict(rows)
+        norms = self._encoding.norms(vectors)
+        beliefs = [
+            model.predict_from(self._encoding.products(vectors, projected), norms)
+            for model, projected in zip(self._models, self._projected, strict=True)
+        ]
+        (mean, deviation), (nominal, doubt), *limits = beliefs
         over = _expected_excess(mean, deviation, self._edges[:-1])
         over = over - np.c_[over[:, 1:], np.zeros(len(over))]
-        nominal, doubt = self._latency.predict(rows)
         gain: Floats = (over * _expected_excess(-nominal, doubt, -self._heights)).sum(axis=1)
-        for model in self._limits:
-            excess, spread = model.predict(rows)
-            gain = gain * ndtr(-excess / spread)
+        for excess, deviation in limits:
+            gain = gain * ndtr(-excess / deviation)
         return gain
 
 

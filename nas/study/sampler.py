@@ -1,8 +1,8 @@
 """Propose the next architecture. A proposal is a pure function of the space, the seed and what is known so far.
 
-``additive`` is our own, see :mod:`nas.study.gain`; the others are Optuna's. Those are asked in a study in memory that
-is rebuilt from what is known, with a sampler that is seeded anew for every proposal, so that a search that was killed
-and resumed proposes what it would have anyway.
+``additive`` is our own, see :mod:`nas.study.gain`, and ``random`` answers every question of the space with a uniform
+draw; the others are Optuna's. Those are asked in a study in memory that is rebuilt from what is known, with a sampler
+that is seeded anew for every proposal, so that a search that was killed and resumed proposes what it would have anyway.
 
 They are told the accuracy and the *nominal* latency, which is counted and not clocked: a clock's noise would make every
 run propose other architectures. The measured latency is what the study records and what the front is drawn from, and
@@ -32,11 +32,12 @@ SAMPLERS = ("auto", "additive", "gp", "tpe", "nsga2", "random")
 Distribution = optuna.distributions.BaseDistribution
 _DUPLICATES = 20
 _DRAWS = 1000
+_LEAST_DOUBT = 1e-6  # however sure a forecast is of itself, it is none of a finished one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """An architecture that is finished, failed or in work."""
+    """An architecture that is finished, stopped early, failed or in work."""
 
     id: str
     """The architecture's id."""
@@ -51,9 +52,12 @@ class Known:
     excess: Mapping[str, float] = field(default_factory=dict)
     """How far it is beyond each limit, as a share of the limit: 0 or less is within."""
     nominal_ms: float | None = None
-    """Nominal latency in ms of one that was not trained to the end."""
+    """Nominal latency in ms of one without an accuracy: beyond the limits, or stopped early."""
     forecast: tuple[float, float] | None = None
-    """Median and standard deviation of the final accuracy that the learning curve of a stopped one foretells."""
+    """Mean and standard deviation of the final accuracy that the curve of one that was stopped early foretells.
+
+    It has no ``values``, and a ``nominal_ms``. Optuna's samplers are told nothing of it: they know no doubt.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +90,7 @@ def propose(space: ResolvedSpace, known: Sequence[Known], *, sampler: str, seed:
 
     Args:
         space: The search space.
-        known: What is finished, failed or in work, in the order in which it was proposed.
+        known: What is finished, stopped early, failed or in work, in the order in which it was proposed.
         sampler: One of :data:`SAMPLERS`.
         seed: Seed of the search.
     """
@@ -100,6 +104,8 @@ def propose(space: ResolvedSpace, known: Sequence[Known], *, sampler: str, seed:
     if name == "additive":
         with one_thread_of_numpy():
             proposal = _suggest(space, known, _derive(seed, len(known)))
+    elif name == "random":
+        proposal = None
     else:
         with threads_of_torch(1):  # a GP of so few points is slowed down by threads: 0.29 s, not 0.40 s at 40 trials
             proposal = _ask(space, known, sampler=name, seed=seed)
@@ -124,19 +130,23 @@ def _suggest(space: ResolvedSpace, known: Sequence[Known], seed: int) -> Proposa
     entries = [entry for _, entry in inside]
     limits = sorted({name for entry in entries for name in entry.excess})
     nan = float("nan")
+    told = [_told(entry) for entry in entries]
     times = [entry.values[1] if entry.values else entry.nominal_ms for entry in entries]
     excess = [[entry.excess.get(name, nan) for name in limits] for entry in entries]
     # What failed, for want of memory mostly, is as good as beyond a limit: its neighbours may fail, too.
-    alive = {entry.id for entry in entries if entry.pending or entry.values or entry.excess}  # or tried once more
+    alive = {  # or tried once more
+        entry.id for entry in entries if entry.pending or entry.values or entry.excess or entry.forecast
+    }
     failed = [entry.id not in alive for entry in entries]
     if any(failed):
-        trained = [entry.values is not None for entry in entries]
+        trained = [entry.values is not None or entry.forecast is not None for entry in entries]
         signs = [1.0 if bad else -1.0 if good else nan for bad, good in zip(failed, trained, strict=True)]
         excess = [[*row, sign] for row, sign in zip(excess, signs, strict=True)]
     observed = Observed(
         vectors=np.array([vector for vector, _ in inside], dtype=np.int64).reshape(len(inside), len(encoding.stages)),
         pending=np.array([entry.pending for entry in entries], dtype=bool),
-        accuracy=np.array([entry.values[0] if entry.values else nan for entry in entries]),
+        accuracy=np.array([accuracy for accuracy, _ in told]),
+        doubts=np.array([doubt for _, doubt in told]),
         nominal_ms=np.array([nan if time is None else time for time in times]),
         excess=np.array(excess, dtype=float).reshape(len(entries), len(limits) + any(failed)),
     )
@@ -145,6 +155,16 @@ def _suggest(space: ResolvedSpace, known: Sequence[Known], seed: int) -> Proposa
         return None
     architecture = encoding.architecture(vector)
     return Proposal(architecture=architecture, params=space.answers(architecture) or {})
+
+
+def _told(entry: Known) -> tuple[float, float]:
+    """Return the accuracy that the model is told of an architecture, nan for none, and how much it is in doubt."""
+    if entry.values is not None:
+        return entry.values[0], 0.0
+    if entry.forecast is None:
+        return float("nan"), 0.0
+    accuracy, deviation = entry.forecast
+    return accuracy, max(deviation, _LEAST_DOUBT)
 
 
 def _architecture(space: ResolvedSpace, params: Mapping[str, Any]) -> Architecture:
@@ -236,11 +256,11 @@ def _rebuild(space: ResolvedSpace, known: Sequence[Known]) -> optuna.Study:
 
 
 def _values(entry: Known, known: Sequence[Known]) -> tuple[float, float] | None:
-    """Return what the sampler is told of an architecture; one that was not trained stands for an average one.
+    """Return what Optuna is told of an architecture, None for nothing; one beyond the limits stands for an average one.
 
     The sampler learns from the constraints what is beyond the limits; a low accuracy would teach it something false.
     """
-    if entry.values is not None or entry.nominal_ms is None:
+    if entry.values is not None or entry.nominal_ms is None or entry.forecast is not None:
         return entry.values
     accuracies = [other.values[0] for other in known if other.values is not None]
     return (statistics.fmean(accuracies) if accuracies else 0.0), entry.nominal_ms
@@ -251,9 +271,7 @@ def _make(name: str, seed: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
     if name == "tpe":
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
-    if name == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
-    return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
 
 
 def _derive(*parts: object) -> int:

@@ -8,10 +8,12 @@ about each of them, on every stage. The nominal latency is a sum in the same way
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.linalg import LinAlgError, solve_triangular
+from scipy.linalg.lapack import dpotrf, dpotrs
 
 from nas.study.encoding import Floats, Ints
 
@@ -30,50 +32,91 @@ FITTED = 200
 class Model:
     """What is believed of one figure, given some architectures for which it is known."""
 
-    def __init__(self, rows: Floats, values: Floats, noises: Sequence[float] = NOISES) -> None:
+    def __init__(
+        self, rows: Floats, values: Floats, noises: Sequence[float] = NOISES, doubts: Floats | None = None
+    ) -> None:
         """Fit by the marginal likelihood over a grid.
 
         Args:
             rows: Features, (n, features).
             values: The figure, (n,).
             noises: Variances of the noise to choose from.
+            doubts: Standard deviation of each value beyond that noise, in the figure's unit, (n,); None for 0.
+
+        Raises:
+            ValueError: If a value or a doubt is not a finite number.
+            scipy.linalg.LinAlgError: If a covariance is not positive definite.
         """
-        self._rows = rows
-        self._mean, self._scale = float(values.mean()), float(values.std())
+        self.rows = rows
+        doubts = np.zeros(len(values)) if doubts is None else doubts
+        if not (np.isfinite(values).all() and np.isfinite(doubts).all()):  # LAPACK would not mind
+            raise ValueError(f"values and doubts must be finite numbers, but got {values!r} and {doubts!r}")
+        # What is foretold may be far off, and would make the unit of the noises too large for all the others.
+        sure = values if (doubts == 0).sum() < 2 else values[doubts == 0]
+        self._mean, self._scale = float(sure.mean()), float(sure.std())
         if self._scale <= 1e-9 * max(1.0, abs(self._mean)):  # equal but for rounding
             self._scale = 1.0
-        y = (values - self._mean) / self._scale
-        linear = rows @ rows.T
-        self._unit = float(np.diag(linear).mean()) or 1.0
-        squares = _squares(rows, rows, linear)
-        self._typical = float(np.median(squares[squares > 0])) if (squares > 0).any() else 1.0
+        y, extra = (values - self._mean) / self._scale, (doubts / self._scale) ** 2
+        products, self._norms = rows @ rows.T, _norms(rows)
+        self._unit = float(self._norms.mean()) or 1.0
         some = spread(np.arange(len(y)), FITTED)
-        part = np.ix_(some, some)
+        part, norms = products[np.ix_(some, some)], self._norms[some]
+        squares = norms[:, None] + norms - 2 * part
+        distant = squares[squares > 1e-9 * self._unit]  # equal but for rounding
+        self._typical = float(np.median(distant)) if len(distant) else 1.0
         best = -np.inf
         self._bent, self._length, noise = BENT[0], LENGTHS[-1], noises[0]
         for bent, length in itertools.product(BENT, LENGTHS):
-            kernel = self._mix(linear[part], squares[part], bent, length)
+            kernel = self._mix(part, norms, norms, bent, length)
             for each in noises:
-                likelihood = _likelihood(kernel, y[some], each)
+                likelihood = _likelihood(kernel, y[some], each + extra[some])
                 if likelihood > best:
                     best, self._bent, self._length, noise = likelihood, bent, length, each
-        kernel = self._mix(linear, squares, self._bent, self._length)
-        self._factor = cho_factor(kernel + noise * np.eye(len(y)), lower=True)
-        self._weights = cho_solve(self._factor, y)
+        kernel = self._mix(products, self._norms, self._norms, self._bent, self._length)
+        self._factor, self._weights = _solve(kernel, y, noise + extra)
         self._size = max(float(y @ self._weights) / len(y), 1e-6) if len(y) > 3 else 1.0
 
-    def _mix(self, linear: Floats, squares: Floats, bent: float, length: float) -> Floats:
-        """Return the covariance: of a constant, of the sum of effects and of the remainder."""
-        smooth = np.exp(-squares / (2 * length**2 * self._typical))
-        return 1.0 + (1 - bent) * linear / self._unit + bent * smooth
+    def _mix(self, products: Floats, mine: Floats, others: Floats, bent: float, length: float) -> Floats:
+        """Return the covariance: of a constant, of the sum of effects and of the remainder.
+
+        Args:
+            products: Inner products of rows, (n, m).
+            mine: Squared norms of the first ones, (n,).
+            others: Squared norms of the second ones, (m,).
+            bent: Share of the variance that falls to the remainder.
+            length: The remainder's length, in typical distances.
+        """
+        rate = 0.5 / (length**2 * self._typical)
+        # In place: with many architectures, temporary matrices take longer than what is computed.
+        found = (2 * rate) * products
+        found += (math.log(bent) - rate * mine)[:, None]
+        found -= rate * others
+        np.exp(found, out=found)
+        found += ((1 - bent) / self._unit) * products
+        found += 1.0
+        return found
+
+    def mean(self, rows: Floats) -> Floats:
+        """Return the mean of the figure, (n,): without its deviation, which takes most of the time."""
+        kernel = self._mix(rows @ self.rows.T, _norms(rows), self._norms, self._bent, self._length)
+        mean: Floats = self._mean + self._scale * (kernel @ self._weights)
+        return mean
 
     def predict(self, rows: Floats) -> tuple[Floats, Floats]:
         """Return mean and standard deviation of the figure without noise, (n,) each."""
-        linear = rows @ self._rows.T
-        kernel = self._mix(linear, _squares(rows, self._rows, linear), self._bent, self._length)
+        return self.predict_from(rows @ self.rows.T, _norms(rows))
+
+    def predict_from(self, products: Floats, norms: Floats) -> tuple[Floats, Floats]:
+        """Do the same without the rows themselves.
+
+        Args:
+            products: Inner products of the rows with :attr:`rows`, (n, known).
+            norms: Squared norms of the rows, (n,).
+        """
+        kernel = self._mix(products, norms, self._norms, self._bent, self._length)
         mean = kernel @ self._weights
-        own = 1.0 + (1 - self._bent) * np.einsum("ij,ij->i", rows, rows) / self._unit + self._bent
-        half = solve_triangular(self._factor[0], kernel.T, lower=True, check_finite=False)
+        own = 1.0 + (1 - self._bent) * norms / self._unit + self._bent
+        half = solve_triangular(self._factor, kernel.T, lower=True, check_finite=False)
         variance = own - np.einsum("ij,ij->j", half, half)
         deviation = np.sqrt(self._size * np.maximum(variance, 1e-9))
         return self._mean + self._scale * mean, self._scale * deviation
@@ -85,15 +128,31 @@ def spread(numbers: Ints, count: int) -> Ints:
     return chosen
 
 
-def _squares(a: Floats, b: Floats, products: Floats) -> Floats:
-    """Return the squared distances between rows, (len(a), len(b)), given their inner products."""
-    found = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b)[None] - 2 * products
-    distances: Floats = np.maximum(found, 0.0)
-    return distances
+def _norms(rows: Floats) -> Floats:
+    """Return the squared norms of rows, (n,)."""
+    norms: Floats = np.einsum("ij,ij->i", rows, rows)
+    return norms
 
 
-def _likelihood(kernel: Floats, y: Floats, noise: float) -> float:
+def _solve(kernel: Floats, y: Floats, noise: Floats) -> tuple[Floats, Floats]:
+    """Return the lower Cholesky factor of kernel + diag(noise), (n, n), and this matrix' inverse times y, (n,).
+
+    Of the factor's upper triangle nothing is to be read. LAPACK is called directly: of the small matrices of a search's
+    first trials there are many, and scipy's own checks take longer than their factors.
+
+    Raises:
+        scipy.linalg.LinAlgError: If the matrix is not positive definite.
+    """
+    noisy = kernel.copy()
+    noisy.flat[:: len(y) + 1] += noise
+    factor, fault = dpotrf(noisy.T, lower=1, clean=0, overwrite_a=1)  # symmetric; transposed it is in LAPACK's order
+    if fault:
+        raise LinAlgError(f"the covariance of {len(y)} values must be positive definite, but its minor {fault} is not")
+    return factor, dpotrs(factor, y, lower=1)[0]
+
+
+def _likelihood(kernel: Floats, y: Floats, noise: Floats) -> float:
     """Return the logarithm of the marginal likelihood with the best scale of kernel and noise, but for a constant."""
-    factor = cho_factor(kernel + noise * np.eye(len(y)), lower=True)
-    size = float(y @ cho_solve(factor, y)) / len(y)
-    return float(-0.5 * len(y) * np.log(max(size, 1e-12)) - np.log(np.diag(factor[0])).sum())
+    factor, weights = _solve(kernel, y, noise)
+    size = float(y @ weights) / len(y)
+    return float(-0.5 * len(y) * np.log(max(size, 1e-12)) - np.log(np.diag(factor)).sum())

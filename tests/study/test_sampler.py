@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import toy
 
 from nas.space import SearchSpace
-from nas.study.sampler import SAMPLERS, Known, Proposal, propose, resolve_sampler
+from nas.study.gain import Observed
+from nas.study.sampler import SAMPLERS, Known, Proposal, _rebuild, _values, propose, resolve_sampler
 
 
 def search(
@@ -104,6 +107,89 @@ def test_pending_and_failed_architectures_are_not_proposed_again() -> None:
         other = propose(space, state, sampler="random", seed=0)
         assert other is not None
         assert other.architecture.id != proposal.architecture.id
+
+
+def stopped(proposal: Proposal, forecast: float = 0.7) -> Known:
+    return Known(
+        id=proposal.architecture.id,
+        params=proposal.params,
+        values=None,
+        nominal_ms=toy.evaluate(proposal.architecture).nominal_ms,
+        forecast=(forecast, 0.02),
+    )
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "gp", "additive"])
+def test_what_was_stopped_is_not_proposed_again(sampler: str) -> None:
+    space = toy.space(("simam",), stages=(0, 1))
+    known: list[Known] = []
+    while (proposal := propose(space, known, sampler=sampler, seed=0)) is not None:
+        known.append(finished(proposal) if proposal.control else stopped(proposal))
+    assert len({entry.id for entry in known}) == len(known)
+    assert sum(bool(entry.params) or entry.id == known[0].id for entry in known) == space.size()
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp"])
+def test_optuna_is_told_nothing_of_what_was_stopped(sampler: str) -> None:
+    space = toy.space()
+    proposals = search("random", 14)
+    known = [finished(proposal) for proposal in proposals[:10]] + [stopped(proposal) for proposal in proposals[10:]]
+    told = _rebuild(space, known).get_trials(deepcopy=False)
+    assert len(told) == sum(bool(entry.params) for entry in known[:10])
+    assert all(_values(entry, known) is None for entry in known[10:])
+    other = [*known[:10], *(stopped(proposal, forecast=0.99) for proposal in proposals[10:])]
+    first, second = (propose(space, each, sampler=sampler, seed=0) for each in (known, other))
+    assert first == second
+    rejected = Known(id="0" * 12, params=known[5].params, values=None, nominal_ms=1.1, excess={"latency": 0.2})
+    assert _values(rejected, known) == _values(rejected, known[:10])  # nor is it part of the average
+
+
+def test_the_model_is_told_a_forecast_in_doubt_and_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    space, proposals = toy.space(), search("additive", 16)
+    known = [finished(proposal) for proposal in proposals[:12]]
+    last = [stopped(proposal, 0.2) for proposal in proposals[12:]]
+    last[-1] = replace(last[-1], forecast=(0.3, 0.0))
+    told: list[Observed] = []
+    monkeypatch.setattr("nas.study.gain.suggest", lambda _encoding, observed, _seed: told.append(observed))
+    propose(space, [*known, *last], sampler="additive", seed=0)
+    (observed,) = told
+    assert observed.accuracy[-4:].tolist() == [0.2, 0.2, 0.2, 0.3]
+    assert observed.doubts[-4:-1].tolist() == [0.02] * 3
+    assert observed.finished.tolist() == [True] * 12 + [False] * 4  # even one that is sure of itself
+    assert observed.excess.shape == (16, 0)  # nothing failed
+    assert observed.nominal_ms[-4:].tolist() == [entry.nominal_ms for entry in last]
+
+
+def test_a_forecast_changes_what_our_own_proposes() -> None:
+    space, proposals = toy.space(), search("additive", 16)
+    known = [finished(proposal) for proposal in proposals[:12]]
+    found = [
+        propose(space, [*known, *(stopped(one, forecast) for one in proposals[12:])], sampler="additive", seed=0)
+        for forecast in (0.2, 0.99)
+    ]
+    assert found[0] != found[1]
+
+
+def test_nothing_finished_but_forecasts_is_no_reason_to_fail() -> None:
+    space = toy.space()
+    known = [stopped(proposal) for proposal in search("random", 8)]
+    proposal = propose(space, known, sampler="additive", seed=0)
+    assert proposal is not None
+    assert proposal.architecture.id not in {entry.id for entry in known}
+
+
+def test_random_depends_on_the_seed_and_on_how_much_is_known() -> None:
+    space = toy.space()
+    known = [finished(proposal) for proposal in search("random", 8)]
+    better = [replace(entry, values=(0.99, 1.0)) for entry in known]
+    first, again, other = (
+        propose(space, each, sampler="random", seed=seed) for each, seed in ((known, 0), (better, 0), (known, 1))
+    )
+    assert first == again
+    assert first != other
+    assert first is not None
+    assert space.sample(lambda name, _options: first.params[name]) == first.architecture
+    assert set(first.params) == set(space.answers(first.architecture) or {})
 
 
 def test_auto_is_our_own() -> None:

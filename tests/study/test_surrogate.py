@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import toy
+from scipy.linalg import LinAlgError
 
 from nas.architecture import Architecture, Placement
 from nas.space import SearchSpace
@@ -34,7 +35,12 @@ def effects(encoding: Encoding, seed: int) -> Floats:
 
 
 def observed(
-    vectors: Ints, accuracy: Floats, latency: Floats, excess: Floats | None = None, pending: int = 0
+    vectors: Ints,
+    accuracy: Floats,
+    latency: Floats,
+    excess: Floats | None = None,
+    pending: int = 0,
+    doubts: Floats | None = None,
 ) -> Observed:
     """Return what is known; the last ``pending`` are in work."""
     none = np.empty((len(vectors), 0))
@@ -42,6 +48,7 @@ def observed(
         vectors=vectors,
         pending=np.arange(len(vectors)) >= len(vectors) - pending,
         accuracy=accuracy,
+        doubts=np.zeros(len(vectors)) if doubts is None else doubts,
         nominal_ms=latency,
         excess=none if excess is None else excess,
     )
@@ -113,6 +120,13 @@ class TestEncoding:
         two = row((1, "se", {"reduction": 8}), (2, "eca", {}))
         assert two == pytest.approx(mine + row((2, "eca", {})))
 
+    def test_products_and_norms_need_no_features(self, encoding: Encoding) -> None:
+        some, others = drawn(encoding, 40), drawn(encoding, 20, seed=1)
+        rows = encoding.rows(some)
+        products = encoding.products(some, encoding.projected(encoding.rows(others)))
+        assert products == pytest.approx(rows @ encoding.rows(others).T)
+        assert encoding.norms(some) == pytest.approx((rows**2).sum(axis=1))
+
     def test_neighbours_differ_in_one_stage(self, encoding: Encoding) -> None:
         vector = drawn(encoding, 5)[0]
         near = encoding.neighbours(vector)
@@ -155,6 +169,34 @@ class TestModel:
         assert np.isfinite(deviation).all()
         assert (deviation > 1e-9).all()
 
+    def test_what_is_in_doubt_counts_little(self, encoding: Encoding) -> None:
+        rows = encoding.rows(drawn(encoding, 21))
+        values = 0.8 + 0.01 * np.random.default_rng(0).standard_normal(len(rows))
+        alone = Model(rows[:-1], values[:-1]).mean(rows[-1:])[0]
+        values[-1] = alone - 0.1
+        drops = [
+            alone - Model(rows, values, doubts=np.r_[np.zeros(len(rows) - 1), doubt]).mean(rows[-1:])[0]
+            for doubt in (0.0, 0.02, 0.1, 1.0)
+        ]
+        assert drops == sorted(drops, reverse=True)
+        assert drops[0] > 2 * drops[2] > 0
+        assert drops[3] == pytest.approx(0, abs=0.002)
+
+    def test_no_doubt_is_as_if_there_were_none(self, encoding: Encoding) -> None:
+        rows = encoding.rows(drawn(encoding, 20))
+        values = np.random.default_rng(0).standard_normal(len(rows))
+        first, second = Model(rows, values), Model(rows, values, doubts=np.zeros(len(rows)))
+        assert first.predict(rows)[0].tolist() == second.predict(rows)[0].tolist()
+        assert first.mean(rows) == pytest.approx(first.predict(rows)[0])
+
+    def test_values_that_are_no_numbers_are_refused(self, encoding: Encoding) -> None:
+        rows, nan = encoding.rows(drawn(encoding, 2)), np.array([1.0, np.nan])
+        for values, doubts in ((nan, None), (np.ones(2), nan)):
+            with pytest.raises(ValueError, match="values and doubts must be finite numbers, but got"):
+                Model(rows, values, doubts=doubts)
+        with pytest.raises(LinAlgError, match="the covariance of 2 values must be positive definite, but its minor 1"):
+            Model(rows, np.arange(2.0), (-1e9,))
+
 
 class TestGain:
     def test_it_is_the_expected_growth_of_the_area(self, encoding: Encoding) -> None:
@@ -192,6 +234,27 @@ class TestGain:
         others = drawn(encoding, 200, seed=9)
         far = 3 + 0.1 * encoding.rows(others) @ effects(encoding, 1) > np.quantile(latency, 0.8)
         assert bound(others)[far].sum() < 0.5 * free(others)[far].sum()
+
+    def test_what_was_stopped_is_believed_but_on_no_front(self, encoding: Encoding) -> None:
+        vectors = drawn(encoding, 30)[:30]
+        rows = encoding.rows(vectors)
+        latency = 1 + 0.05 * (vectors > 0).sum(axis=1)
+        accuracy = 0.8 + 0.01 * rows @ effects(encoding, 4)
+        accuracy[7] = 0.95
+        sure = Gain(encoding, observed(vectors, accuracy, latency))
+        stopped = Gain(encoding, observed(vectors, accuracy, latency, doubts=np.where(np.arange(30) == 7, 0.03, 0.0)))
+        without = Gain(encoding, observed(vectors, np.where(np.arange(30) == 7, np.nan, accuracy), latency))
+        assert vectors[7].tolist() in sure.good.tolist()
+        assert vectors[7].tolist() not in stopped.good.tolist()
+        means = [gain._accuracy.mean(rows[7:8])[0] for gain in (without, stopped, sure)]
+        assert means[0] < means[1] < means[2]
+
+    def test_it_reaches_half_way_to_the_slowest(self, encoding: Encoding) -> None:
+        vectors = np.r_[np.zeros((1, 4), dtype=np.int64), drawn(encoding, 9)[1:]]
+        latency = np.r_[1.0, np.linspace(1.5, 3.0, len(vectors) - 1)]
+        gain = Gain(encoding, observed(vectors, np.r_[0.9, np.linspace(0.6, 0.7, len(vectors) - 1)], latency))
+        assert gain.good.tolist() == [[0, 0, 0, 0]]
+        assert gain._heights[-1] == 2.0
 
 
 def area(points: list[tuple[float, float]], reference: tuple[float, float]) -> float:
