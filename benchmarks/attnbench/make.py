@@ -2,6 +2,7 @@
 
     python benchmarks/attnbench/make.py --seed 0 --minutes 60     # as much of seed 0 as an hour allows
     python benchmarks/attnbench/make.py --pack                    # put what is finished into digits.tsv.gz
+    python benchmarks/attnbench/make.py --pretrain path/to/images # the backbone that all start from; done once
 
 What is finished is appended to ``digits.jsonl``, line by line, and is not done again, be it there or in the packed
 table. Each process takes one core. Latencies are in CPU time, so that the processes, and others, do not spoil them;
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import random
@@ -24,24 +26,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from space import SPACE
 from table import PACKED, Header, Training, pack, read, read_lines
 
 from nas import data, proxy
 from nas.architecture import Architecture
-from nas.data import SearchData, Split
+from nas.data import Split
 from nas.evaluation import EvaluationError
+from nas.placement import Weights
 from nas.settings import Settings, make_protocol
 from nas.space import ResolvedSpace
 from nas.timing import Timer
 from nas.trainer import Trainer
 
 EPOCHS = 9
-TRAIN = 360
-"""Training images. With all of them digits tell the architectures apart for two epochs and no longer."""
 SECONDS = 1.0
 """Longest sampling of one latency, in seconds of CPU time."""
 LINES = Path(__file__).with_name("digits.jsonl")
+WEIGHTS = Path(__file__).with_name("photographs.safetensors")
+PHOTOGRAPHS, PHOTOGRAPH_EPOCHS = 8000, 6
+"""With how many images the backbone was trained, a fifth of them for validation, and for how long."""
+_CPU = torch.device("cpu")
 
 
 class Maker:
@@ -49,11 +55,21 @@ class Maker:
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
-        whole = data.load("digits", seed=0)
-        search, self.test = cut(whole)
-        settings = Settings(data="digits", backbone=SPACE.backbones[0], epochs=EPOCHS, latency_seconds=SECONDS)
-        protocol = make_protocol(settings, whole, torch.device("cpu"))
-        self.trainer = Trainer(search, dataclasses.replace(protocol, data_hash=f"{whole.hash}-{TRAIN}"), _CPU)
+        splits = data.load("digits", seed=0)
+        self.test = splits.test
+        weights = read_weights()
+        settings = Settings(
+            data="digits",
+            backbone=SPACE.backbones[0],
+            checkpoint=str(WEIGHTS),
+            freeze_backbone=True,
+            learning_rate=0.1,
+            epochs=EPOCHS,
+            latency_seconds=SECONDS,
+        )
+        self.trainer = Trainer(
+            splits.search(), make_protocol(settings, splits, _CPU, weights=weights), _CPU, weights=weights
+        )
         self.timer = Timer(self.trainer, clock=time.process_time_ns)
 
     def space(self) -> ResolvedSpace:
@@ -67,7 +83,7 @@ class Maker:
         return Header(
             protocol=protocol,
             space=self.space().hash,
-            images={"train": TRAIN, "val": len(self.trainer.data.val), "test": len(self.test)},
+            images={"train": len(self.trainer.data.train), "val": len(self.trainer.data.val), "test": len(self.test)},
             machines=[f"{machine['device']}; {machine['software']}"],
         )
 
@@ -95,28 +111,39 @@ class Maker:
         return Training(architecture.id, seed, words, seconds=round(time.process_time() - started, 1), **found)
 
 
-_CPU = torch.device("cpu")
+def read_weights() -> Weights:
+    """Return the weights of the backbone; its classifier, which was for other classes, is drawn anew."""
+    tensors = load_file(WEIGHTS)
+    digest = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:12]
+    return Weights(words=f"{WEIGHTS.name} (sha256 {digest})", tensors=tensors, total=len(tensors) + 2)
 
 
-def cut(whole: data.Splits) -> tuple[SearchData, Split]:
-    """Return a search on few of the training images, and the test images with all others."""
-    step = len(whole.train) / TRAIN
-    few = [int(number * step) for number in range(TRAIN)]
-    train = whole.train.at(few)
-    rest = whole.train.at(sorted(set(range(len(whole.train))) - set(few)))
-    pixels = train.images.float() / 255
+def pretrain(folder: str) -> None:
+    """Train the backbone on grey photographs, and keep all of it but its classifier."""
+    torch.set_num_threads(1)
+    splits = data.load(folder, seed=0, limit=PHOTOGRAPHS)
+    colour = splits.search()
     search = dataclasses.replace(
-        whole.search(),
-        train=train,
-        mean=tuple(pixels.mean(dim=(0, 2, 3)).tolist()),
-        std=tuple(pixels.std(dim=(0, 2, 3)).tolist()),
+        colour,
+        train=_grey(colour.train),
+        val=_grey(colour.val),
+        channels=1,
+        mean=(sum(colour.mean) / 3,),
+        std=(sum(colour.std) / 3,),
     )
-    test = Split(
-        images=torch.cat([whole.test.images, rest.images]),
-        labels=torch.cat([whole.test.labels, rest.labels]),
-        indices=whole.test.indices + rest.indices,
-    )
-    return search, test
+    backbone = SPACE.backbones[0]
+    settings = Settings(data=folder, backbone=backbone, epochs=PHOTOGRAPH_EPOCHS)
+    protocol = dataclasses.replace(make_protocol(settings, splits, _CPU), channels=1)
+    trainer = Trainer(search, protocol, _CPU)
+    model = trainer.build(Architecture(backbone=backbone))
+    curve = trainer.train(model)
+    kept = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if not name.startswith("fc.")}
+    save_file(kept, WEIGHTS)
+    print(f"{WEIGHTS.name}: {curve.accuracies[-1]:.1%} on {len(search.val)} images after {PHOTOGRAPH_EPOCHS} epochs")
+
+
+def _grey(split: Split) -> Split:
+    return dataclasses.replace(split, images=split.images.float().mean(1, keepdim=True).round().to(torch.uint8))
 
 
 _MAKER: Maker | None = None
@@ -160,7 +187,11 @@ def main() -> None:
     parser.add_argument("--most", type=int, help="make so many rows of that seed at most")
     parser.add_argument("--lines", type=Path, default=LINES, help="file that is appended to")
     parser.add_argument("--pack", action="store_true", help="put what is finished into the packed table, and end")
+    parser.add_argument("--pretrain", metavar="DIR", help="train the backbone on a folder of photographs, and end")
     arguments = parser.parse_args()
+    if arguments.pretrain is not None:
+        pretrain(arguments.pretrain)
+        return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     old = read(PACKED) if PACKED.exists() else None
     lines = read_lines(arguments.lines) if arguments.lines.exists() else None

@@ -9,7 +9,7 @@ SPACE = SearchSpace(
     backbones=("test_resnet",),
     stages=(1, 2, 3, 4),
     max_blocks=2,
-    init="paper",
+    init="identity",
     blocks={
         "se": {"reduction": (4, 8)},
         "eca": {"kernel_size": (3, 7)},
