@@ -63,7 +63,8 @@ class Maker:
             backbone=SPACE.backbones[0],
             checkpoint=str(WEIGHTS),
             freeze_backbone=True,
-            learning_rate=0.1,
+            optimizer="adamw",
+            learning_rate=0.01,
             epochs=EPOCHS,
             latency_seconds=SECONDS,
         )
