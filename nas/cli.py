@@ -88,6 +88,8 @@ def _search(arguments: argparse.Namespace) -> int:
     finally:
         progress.close()
     study = result.study
+    if result.outcome.stopped:
+        print(f"{result.outcome.stopped} trainings were stopped at a rung; they count towards the budget")
     if result.outcome.exhausted:
         print(f"every architecture of the space was tried: {result.outcome.finished} finished")
     if result.outcome.stalled:

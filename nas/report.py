@@ -92,11 +92,12 @@ def _with_errors(trace: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     return {**trace, **errors, "error_y": {**style, "array": up_y, "arrayminus": down_y}}
 
 
-def progress_figure(rows: Iterable[Row]) -> Any:
+def progress_figure(rows: Iterable[Row], last_trial: int | None = None) -> Any:
     """Draw the share of the dominated area over the trials, and mark the last trial by which it grew beyond noise.
 
     Args:
         rows: At least two finished trials.
+        last_trial: Number of the last trial that was trained, if others than finished ones were.
 
     Returns:
         A ``plotly.graph_objects.Figure``.
@@ -104,7 +105,10 @@ def progress_figure(rows: Iterable[Row]) -> Any:
     import plotly.graph_objects as go
 
     rows = list(rows)
-    trials, shares = zip(*history(rows), strict=True)
+    known = history(rows)
+    if last_trial is not None and last_trial > known[-1][0]:
+        known.append((last_trial, known[-1][1]))  # what was stopped did not move the front
+    trials, shares = zip(*known, strict=True)
     percent = [100 * share for share in shares]
     text = [f"<b>trial {trial}</b><br>{value:.1f} %" for trial, value in zip(trials, percent, strict=True)]
     trace: dict[str, Any] = {"type": "scatter", "mode": "lines", "x": trials, "y": percent, "hovertext": text}
@@ -173,7 +177,9 @@ def _annotation(row: Row, shift: tuple[int, int]) -> dict[str, Any]:
     return {**place, **line, "text": escape(label(row)), "bgcolor": "rgba(255, 255, 255, 0.8)", "borderpad": 1}
 
 
-def write_pareto(rows: Iterable[Row], path: str | Path, *, title: str, facts: Mapping[str, str]) -> None:
+def write_pareto(
+    rows: Iterable[Row], path: str | Path, *, title: str, facts: Mapping[str, str], last_trial: int | None = None
+) -> None:
     """Write one self-contained page: the recommendation, the plot, the front as a table, the progress, the facts.
 
     The page needs no network: plotly.js stands in it.
@@ -183,6 +189,7 @@ def write_pareto(rows: Iterable[Row], path: str | Path, *, title: str, facts: Ma
         path: The file to write; its folder is made if it does not exist.
         title: Heading of the page.
         facts: What a reader needs to judge the figures: study, data, device, protocol, number of trials ...
+        last_trial: As :func:`progress_figure` takes it.
     """
     rows = mark_front(rows)
     answer, figure, script = "No trial has finished yet.", "", b""
@@ -190,7 +197,7 @@ def write_pareto(rows: Iterable[Row], path: str | Path, *, title: str, facts: Ma
         answer = recommend(rows).sentence
         figure = f'<div class="plot">{_drawn(pareto_figure(rows), "pareto")}</div>{_NOTE}{_table(rows)}'
         if len(rows) > 1:
-            progress = _drawn(progress_figure(rows), "progress")
+            progress = _drawn(progress_figure(rows, last_trial), "progress")
             figure += f'<h2>Progress</h2>{_PROGRESS_NOTE}<div class="plot low">{progress}</div>'
         script = b"<script>" + _plotly_js() + b"</script>"
     entries = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())

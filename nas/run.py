@@ -189,6 +189,8 @@ def _ready(settings: Settings, on_weights: Callable[[str], None] | None = None, 
         inputs=settings.inputs,
     )
     files.replace(settings.folder / "split.json", json.dumps(splits.record()).encode())
+    if rungs is not None:
+        study.note_rungs(rungs.words)
     spared = {control.architecture.id for control in resolved.controls()}
     stop_rule = None if rungs is None else Judge(study, rungs, spared)
     return _Ready(
@@ -288,7 +290,9 @@ def write_files(study: Study, folder: Path) -> None:
     """Write the study's front, plot and best config, each whole or not at all."""
     rows = with_probabilities(study.rows())
     report.write_front_csv(rows, folder / "front.csv")
-    report.write_pareto(rows, folder / "pareto.html", title=study.name, facts=facts(study))
+    report.write_pareto(
+        rows, folder / "pareto.html", title=study.name, facts=facts(study), last_trial=study.last_trial()
+    )
     if rows:
         export.write(export.config(study, recommend(rows).row), folder / "best.json")
 
@@ -310,8 +314,7 @@ def _latency_words(protocol: Protocol) -> str:
 
 def _trials_words(study: Study) -> str:
     stopped = study.stopped()
-    rungs = ", ".join(map(str, sorted({len(each.curve) for each in stopped})))
-    words = f", {len(stopped)} stopped early (after epoch {rungs})" if stopped else ""
+    words = f", {len(stopped)} stopped early" if stopped else ""
     return f"{study.finished()} finished{words}, {len(study.failures())} failed"
 
 
@@ -332,5 +335,6 @@ def facts(study: Study) -> dict[str, str]:
         + (", validated with mirror images" if protocol.mirror_validation else ""),
         "Latency": _latency_words(protocol),
         "Trials": _trials_words(study),
+        **({"Rungs": f"{'; '.join(study.rungs)}: what was stopped is no finished trial"} if study.rungs else {}),
         **({"Seed noise": noise.describe()} if noise is not None else {}),
     }

@@ -1,11 +1,12 @@
-"""Whether a training is worth going on with: successive halving for accuracy against latency, as pure functions.
+"""Whether a training is worth going on with, for accuracy against latency, as pure functions.
 
 An architecture's latency is known before its first epoch; only its accuracy is open. So at a rung, an epoch at which
 trainings are looked at, one is compared with those alone that are at most as slow as it is: with the one among them
-that did best at this rung. It is stopped if it will hardly end above that one.
+that did best at this rung. It is stopped if it will hardly end above that one. Latencies are compared as they were
+measured: of two that are alike within the noise either may be the other's rival.
 
-How likely that is follows from the trainings that went on to the end. On the scale of log-odds, in which a step from 98
-to 99 % is as long as one from 50 to 67 %, their final accuracies are regressed on those at the rung::
+How likely it is to end above follows from the trainings that went on to the end. On the scale of log-odds, in which a
+step from 98 to 99 % is as long as one from 50 to 67 %, their final accuracies are regressed on those at the rung::
 
     z_final = a + b z_rung + e,   e ~ N(0, s^2)
 
@@ -15,8 +16,11 @@ luckiest, and next to it everything would look hopeless, even at a rung that for
 0, all differences vanish in the noise, and nothing is stopped: how much a rung may decide is learnt from the study
 itself. Too few trainings to learn it from stop nothing either.
 
-The idea of judging by layers of non-domination at rungs is that of R. Schmucker et al., "Multi-objective asynchronous
-successive halving", arXiv 2106.12639; the regression and the known latency are our own.
+To stop a training once its curve makes it improbable to beat the best is from T. Domhan, J. T. Springenberg and F.
+Hutter, "Speeding up automatic hyperparameter optimization of deep neural networks by extrapolation of learning curves",
+IJCAI 2015; rungs for several objectives from R. Schmucker et al., "Multi-objective asynchronous successive halving",
+arXiv 2106.12639, which ranks by layers of non-domination and stops a fixed share. The regression across architectures
+and the latency that is known beforehand are our own.
 """
 
 from __future__ import annotations
@@ -48,6 +52,12 @@ class Rungs:
         if not self.epochs or any(a >= b for a, b in zip((0, *self.epochs), self.epochs, strict=False)):
             raise ValueError(f"rungs must be epochs in ascending order, from 1, but got {self.epochs!r}")
         check_risk(self.risk)
+
+    @property
+    def words(self) -> str:
+        """The rungs in words."""
+        plural = "s" if len(self.epochs) > 1 else ""
+        return f"after epoch{plural} {', '.join(map(str, self.epochs))} at a risk of {self.risk:g}"
 
     def check(self, epochs: int) -> None:
         """Raise if a rung is not within a training of so many epochs.
@@ -83,7 +93,7 @@ def usual(epochs: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What is known of a training: how slow the architecture is, and the learning curve as far as it goes."""
+    """A training: how slow the architecture is, and the learning curve as far as it goes."""
 
     ratio: float
     """Latency over that of the bare backbone."""
@@ -98,7 +108,16 @@ class Forecast:
     accuracy: float
     """Median of the final accuracy, 0 to 1."""
     deviation: float
-    """Standard deviation of the final accuracy, to first order."""
+    """Standard error of the final accuracy, to first order."""
+    degrees: int
+    """Degrees of freedom of that."""
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the 95 % interval."""
+        from scipy.special import stdtrit
+
+        return float(stdtrit(self.degrees, 0.975)) * self.deviation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,10 +138,10 @@ class Stop:
     @property
     def reason(self) -> str:
         """The reason in words."""
-        end = f"{100 * self.forecast.accuracy:.1f} +- {196 * self.forecast.deviation:.1f} %"
+        end = f"{100 * self.forecast.accuracy:.1f} ±{100 * self.forecast.half_width:.1f} %"
         return (
             f"stopped after epoch {self.rung} at {100 * self.accuracy:.1f} %: one at most as slow had "
-            f"{100 * self.rival:.1f} % there, which it would pass with a probability of {self.chance:.2g}; "
+            f"{100 * self.rival:.1f} % there, above which it would end with a probability of {self.chance:.2g}; "
             f"forecast {end}"
         )
 
@@ -130,9 +149,11 @@ class Stop:
 class StoppedError(Exception):
     """A training was stopped at a rung: not a failure, and not a result."""
 
-    def __init__(self, stop: Stop, curve: Sequence[float], cost: Cost) -> None:
+    def __init__(self, stop: Stop, curve: Sequence[float], cost: Cost, images: int) -> None:
         super().__init__(stop.reason)
         self.stop = stop
+        self.images = images
+        """Number of validation images."""
         self.curve = tuple(curve)
         """Validation accuracy after each epoch that was trained."""
         self.cost = cost
@@ -161,7 +182,7 @@ class Line:
         z = log_odds(accuracy, self.images)
         share = 1 / (1 + math.exp(-(self.intercept + self.slope * z)))
         spread = math.sqrt(self.residual**2 * (1 + 1 / self.count) + (self.slope_error * (z - self.centre)) ** 2)
-        return Forecast(accuracy=share, deviation=spread * share * (1 - share))
+        return Forecast(accuracy=share, deviation=spread * share * (1 - share), degrees=self.count - 2)
 
     def chance(self, accuracy: float, rival: float) -> float:
         """Return the probability that one ends above another, from what both had at the rung."""
@@ -185,7 +206,7 @@ def line_at(rung: int, trainings: Iterable[Training], *, epochs: int, images: in
 
     Args:
         rung: Epoch at which they are looked at.
-        trainings: Those that ended, and others, which are left out.
+        trainings: Those that ended; others are left out.
         epochs: Epochs of a whole training.
         images: Number of validation images.
 
@@ -224,7 +245,7 @@ def judge(training: Training, others: Sequence[Training], rungs: Rungs, *, epoch
 
     Args:
         training: The one in question, with its curve so far.
-        others: All others that are known: whole, stopped, or in work.
+        others: Those that ended. One that did well here and was stopped later is no rival: it fell behind.
         rungs: When to look, and what to stop.
         epochs: Epochs of a whole training.
         images: Number of validation images.

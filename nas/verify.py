@@ -106,6 +106,8 @@ def verify(
         "Test split": f"{len(splits.test)} images that the search never saw (validation: {len(splits.val)})",
         "Device": f"{trainer.protocol.device}; {trainer.protocol.software}",
     }
+    if stopped := len(study.stopped()):
+        facts["Stopped"] = f"{stopped} trainings at a rung; none of these weak ones is among the dominated here"
     text = trust.report(result, title=f"Can {study.name} be trusted?", facts=facts, failures=failures)
     files.replace(Path(folder) / "verify.md", text.encode())
     files.replace(Path(folder) / "verify.csv", trust.csv_text(result).encode())

@@ -30,7 +30,7 @@ PROTOCOL = Protocol(
     batch_size=64,
     latency_seconds=0.05,
 )
-STOP = Stop(rung=2, accuracy=0.1, rival=0.9, chance=0.01, forecast=Forecast(accuracy=0.2, deviation=0.01))
+STOP = Stop(rung=2, accuracy=0.1, rival=0.9, chance=0.01, forecast=Forecast(accuracy=0.2, deviation=0.01, degrees=6))
 
 
 class Rule:
@@ -46,7 +46,7 @@ class Rule:
         def after_epoch(epoch: int, accuracy: float) -> None:
             self.curve.append(accuracy)
             if epoch == 2:
-                raise StoppedError(STOP, self.curve, cost)
+                raise StoppedError(STOP, self.curve, cost, images)
 
         return after_epoch if architecture.placements else None
 

@@ -276,6 +276,15 @@ def test_the_label_of_the_last_growth_stays_on_the_screen(size: tuple[float, flo
         assert left + width <= size[0] + 16, percent
 
 
+def test_progress_goes_on_while_trainings_are_stopped() -> None:
+    rows = make_rows(6)
+    whole = list(progress_figure(rows).data[0].x)
+    longer = progress_figure(rows, last_trial=whole[-1] + 5).data[0]
+    assert list(longer.x) == [*whole, whole[-1] + 5]
+    assert list(longer.y)[-1] == 100
+    assert list(progress_figure(rows, last_trial=whole[-1]).data[0].x) == whole
+
+
 @pytest.mark.parametrize(("count", "drawn"), [(0, False), (1, False), (2, True), (50, True)])
 def test_progress_is_drawn_from_two_trials_on(count: int, drawn: bool, tmp_path: Path) -> None:
     page = page_of(make_rows(count), tmp_path)

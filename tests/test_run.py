@@ -317,6 +317,7 @@ def test_weak_trainings_are_stopped_at_rungs(tmp_path: Path, space_file: Path) -
     assert {len(each.curve) for each in stopped} <= {1, 3}
     assert study.finished() + len(stopped) == 20
     assert {row.control for row in study.rows()} >= {"bare", "se everywhere", "eca everywhere", "cbam everywhere"}
-    assert f"{len(stopped)} stopped early (after epoch " in facts(study)["Trials"]
+    assert f"{len(stopped)} stopped early" in facts(study)["Trials"]
+    assert facts(study)["Rungs"].startswith("after epochs 1, 3 at a risk of 0.5: ")
     page = (tmp_path / "small" / "pareto.html").read_text()
     assert f"{len(stopped)} stopped early" in page

@@ -67,6 +67,18 @@ class TestLine:
         assert line.chance(0.5, 0.6) == pytest.approx(1 - line.chance(0.6, 0.5))
         assert line.chance(0.5, 0.7) < line.chance(0.5, 0.6) < 0.5
 
+    def test_few_trainings_make_it_less_sure(self) -> None:
+        few, many = (
+            Line(intercept=0, slope=1, residual=0.3, slope_error=0.01, centre=0, count=count, images=IMAGES)
+            for count in (4, 400)
+        )
+        # Student's t with 2 degrees of freedom: P(T < -x) = (1 - x / sqrt(2 + x^2)) / 2
+        gap = log_odds(0.5, IMAGES) - log_odds(0.7, IMAGES)
+        x = -gap / math.sqrt(2 * 0.3**2 + (0.01 * gap) ** 2)
+        assert few.chance(0.5, 0.7) == pytest.approx((1 - x / math.sqrt(2 + x * x)) / 2)
+        assert many.chance(0.5, 0.7) < few.chance(0.5, 0.7)
+        assert few.forecast(0.5).half_width == pytest.approx(4.3027 * few.forecast(0.5).deviation, rel=1e-4)
+
     def test_a_line_without_noise_is_sure(self) -> None:
         line = Line(intercept=0, slope=1, residual=0, slope_error=0, centre=0, count=9, images=IMAGES)
         assert (line.chance(0.5, 0.6), line.chance(0.6, 0.6), line.chance(0.7, 0.6)) == (0.0, 0.5, 1.0)
@@ -120,20 +132,6 @@ class TestJudge:
         others = [training(generator.gauss(0, 1), generator.gauss(0, 1)) for _ in range(500)]
         stopped = sum(decide(begun(generator.gauss(0, 1), 2.0), others) for _ in range(200))
         assert stopped <= 10
-
-    def test_those_that_were_stopped_and_those_in_work_count_as_rivals(self) -> None:
-        others = world(30, 0.1)
-        best = max(log_odds(other.curve[0], IMAGES) for other in others)
-        assert not decide(begun(best, 2.0), others)
-        assert decide(begun(best, 2.0), [*others, begun(best + 3)])
-
-    def test_a_rival_that_was_stopped_before_the_rung_does_not_count(self) -> None:
-        others = world(30, 0.1)
-        two = Rungs(epochs=(1, 2))
-        one = Training(ratio=2.0, curve=(0.5, 0.5))
-        ahead = Training(ratio=1.0, curve=(0.99,))
-        assert judge(one, others, two, epochs=EPOCHS, images=IMAGES) is None
-        assert judge(one, [*others, ahead], two, epochs=EPOCHS, images=IMAGES) is None
 
     def test_between_rungs_nothing_is_stopped(self) -> None:
         hopeless = Training(ratio=2.0, curve=(0.01, 0.01))

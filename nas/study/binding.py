@@ -20,6 +20,8 @@ LIMITS = "limits"
 """The attribute that says what an architecture may cost at most."""
 INPUTS = "inputs"
 """The attribute that says how data and trained weights were asked for."""
+RUNGS = "rungs"
+"""The attribute that says by which rungs trainings were stopped; a study is not bound to them."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MARK = "protocol_hash"
 """The attribute that is written last: a study without it was never finished being made, or is not ours."""

@@ -14,7 +14,7 @@ class Judge:
     """Looks at each training after each epoch.
 
     It reads the study anew at each rung, and keeps nothing: with many workers each of them judges by what all of them
-    have found until then, and none waits for another.
+    have finished until then, and none waits for another.
     """
 
     def __init__(self, study: Record, rungs: Rungs, spared: Collection[str] = ()) -> None:
@@ -51,9 +51,9 @@ class Judge:
             if epoch not in self._rungs.epochs:
                 return
             training = Training(ratio=cost.latency.ratio, curve=curve)
-            others = self._study.trainings(but=architecture.id)
+            others = self._study.trainings()
             stop = judge(training, others, self._rungs, epochs=self._epochs, images=images)
             if stop is not None:
-                raise StoppedError(stop, curve, cost)
+                raise StoppedError(stop, curve, cost, images)
 
         return after_epoch

@@ -15,11 +15,11 @@ from nas.limits import Limits
 from nas.protocol import Protocol
 from nas.rungs import StoppedError
 from nas.space import ResolvedSpace
-from nas.study.binding import bind, check_name
+from nas.study.binding import RUNGS, bind, check_name
 from nas.study.record import Record, close
 from nas.study.sampler import Proposal, distributions
 from nas.study.storage import connect, lock
-from nas.study.trials import CURVE, FORECAST, INTERRUPTED, id_of, params_of, was_stopped
+from nas.study.trials import CURVE, FORECAST, IMAGES, INTERRUPTED, id_of, params_of, was_stopped
 from nas.study.worker import Worker, is_dead
 
 AGAIN = "tried_again"
@@ -112,13 +112,16 @@ class Study(Record):
         with self.lock():
             if self._trials()[trial.number].state.is_finished():
                 return False
-            # For people who look; what counts is in the store.
-            trial.set_user_attr("latency_ratio", evaluation.latency.ratio)
-            trial.set_user_attr("parameters", evaluation.parameters)
-            trial.set_user_attr("macs", evaluation.macs)
-            self._constrain(trial, evaluation)
-            self._study.tell(trial, [evaluation.accuracy, evaluation.latency_ms])
+            self._tell(trial, evaluation)
         return True
+
+    def _tell(self, trial: optuna.Trial, evaluation: Evaluation) -> None:
+        # For people who look; what counts is in the store.
+        trial.set_user_attr("latency_ratio", evaluation.latency.ratio)
+        trial.set_user_attr("parameters", evaluation.parameters)
+        trial.set_user_attr("macs", evaluation.macs)
+        self._constrain(trial, evaluation)
+        self._study.tell(trial, [evaluation.accuracy, evaluation.latency_ms])
 
     def reject(self, trial: optuna.Trial, reason: str, cost: Cost) -> None:
         """Record that a trial's architecture costs more than is allowed and was not trained."""
@@ -130,17 +133,33 @@ class Study(Record):
                 self._study.tell(trial, state=TrialState.PRUNED)
 
     def stop(self, trial: optuna.Trial, stopped: StoppedError) -> None:
-        """Record that a trial's training was stopped at a rung, with what was known of it until then."""
+        """Record that a trial's training was stopped at a rung, with what was known of it until then.
+
+        A worker that had been taken for dead may have finished the same training meanwhile: that counts.
+        """
+        architecture = self.architecture(trial)
         with self.lock():
-            if not self._trials()[trial.number].state.is_finished():
-                forecast, cost = stopped.stop.forecast, stopped.cost
-                trial.set_user_attr("reason", stopped.stop.reason)
-                trial.set_user_attr("nominal_ms", cost.nominal_ms)
-                trial.set_user_attr("latency_ratio", cost.latency.ratio)
-                trial.set_user_attr(FORECAST, (forecast.accuracy, forecast.deviation))
-                trial.set_user_attr(CURVE, stopped.curve)  # the mark of a stopped trial: last
-                self._constrain(trial, cost)
-                self._study.tell(trial, state=TrialState.PRUNED)
+            if self._trials()[trial.number].state.is_finished():
+                return
+            finished = self.store.get(architecture, self.protocol_hash)
+            if finished is not None:
+                self._tell(trial, finished)
+                return
+            forecast, cost = stopped.stop.forecast, stopped.cost
+            trial.set_user_attr("reason", stopped.stop.reason)
+            trial.set_user_attr("nominal_ms", cost.nominal_ms)
+            trial.set_user_attr("latency_ratio", cost.latency.ratio)
+            trial.set_user_attr(FORECAST, (forecast.accuracy, forecast.deviation))
+            trial.set_user_attr(IMAGES, stopped.images)
+            trial.set_user_attr(CURVE, stopped.curve)  # the mark of a stopped trial: last
+            self._constrain(trial, cost)
+            self._study.tell(trial, state=TrialState.PRUNED)
+
+    def note_rungs(self, words: str) -> None:
+        """Keep in words by which rungs trainings are stopped, beside those that the study had before."""
+        known: list[str] = self._study.user_attrs.get(RUNGS, [])
+        if words not in known:
+            self._study.set_user_attr(RUNGS, [*known, words])
 
     def _constrain(self, trial: optuna.Trial, cost: Cost) -> None:
         """Say in Optuna's terms how far a cost is beyond the limits."""

@@ -1,4 +1,4 @@
-"""The ask/tell loop: exactly N finished distinct architectures, whatever happens in between."""
+"""The ask/tell loop: exactly N distinct architectures that were trained, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def run(
         budget: Distinct architectures that the study shall have trained.
         sampler: One of :data:`nas.study.SAMPLERS`.
         seed: Seed of the proposals.
-        patience: End once so many trials in a row, of all workers, did not move the front beyond noise; the controls
-            are evaluated first. None to go on.
+        patience: End once so many proposed architectures in a row, of all workers, did not move the front beyond noise.
+            None to go on.
         on_trial: Called after every finished or failed trial of this process.
 
     Raises:
@@ -161,9 +161,9 @@ def _next(
             return None, None if tally.running else dataclasses.replace(outcome, too_costly=True)
         if tally.waiting:
             return study.claim_waiting(worker, space), None
-        proposal = propose(space, tally.known, sampler=sampler, seed=seed)
-        if patience is not None and not (proposal and proposal.control) and study.since_gain() >= patience:
+        if patience is not None and study.since_gain() >= patience:
             return None, None if tally.running else dataclasses.replace(outcome, stalled=True)
+        proposal = propose(space, tally.known, sampler=sampler, seed=seed)
         if proposal is not None:
             return study.claim(proposal, worker, space), None
         return None, None if tally.running else dataclasses.replace(outcome, exhausted=True)

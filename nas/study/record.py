@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +18,25 @@ from nas.front import Row, mark_front
 from nas.limits import Limits
 from nas.progress import last_gain
 from nas.protocol import Protocol
-from nas.rungs import Training
+from nas.rungs import Training, line_at
 from nas.seeds import Replicate, SeedNoise
 from nas.store import StorageError, Store, sqlite_path
-from nas.study.binding import INPUTS, LIMITS, StudyError, is_bound
+from nas.study.binding import INPUTS, LIMITS, RUNGS, StudyError, is_bound
 from nas.study.rows import make_row, noise_of
 from nas.study.storage import connect_existing
-from nas.study.trials import Rejected, Stopped, Tally, curve_of, id_of, reason_of, tally, was_cut_off, was_stopped
+from nas.study.trials import (
+    IMAGES,
+    Rejected,
+    Stopped,
+    Tally,
+    curve_of,
+    forecast_of,
+    id_of,
+    reason_of,
+    tally,
+    was_cut_off,
+    was_stopped,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -99,10 +113,16 @@ class Record:
         inputs: dict[str, Any] | None = self._study.user_attrs.get(INPUTS)
         return inputs
 
+    @property
+    def rungs(self) -> list[str]:
+        """By which rungs trainings were stopped, in words; empty if none ever was to be."""
+        rungs: list[str] = self._study.user_attrs.get(RUNGS, [])
+        return rungs
+
     def rows(self) -> list[Row]:
         """Return the finished trials, those on the front marked; accuracies are means over their seeds."""
-        evaluations = self._evaluations()
         trials = self._trials(TrialState.COMPLETE)
+        evaluations = self._evaluations()
         first = {id_of(trial): trial for trial in reversed(trials)}
         replicates = self.replicates()
         noise = noise_of({key: evaluations[key] for key in first}, replicates)
@@ -140,7 +160,8 @@ class Record:
 
     def evaluation(self, trial: int) -> Evaluation:
         """Return all that was measured in a finished trial."""
-        return self._evaluations()[id_of(self._trials()[trial])]
+        identifier = id_of(self._trials()[trial])
+        return self._evaluations()[identifier]
 
     def finished(self) -> int:
         """Return the number of distinct architectures that were evaluated to the end."""
@@ -166,29 +187,62 @@ class Record:
             if was_stopped(trial)
         ]
 
-    def trainings(self, but: str = "") -> list[Training]:
-        """Return the learning curves of the study, whole and stopped ones, but for one architecture's."""
+    def trainings(self) -> list[Training]:
+        """Return the learning curves of the finished trials."""
+        return list(self._curves(self._trials(TrialState.COMPLETE)).values())
+
+    def _curves(self, trials: Sequence[FrozenTrial]) -> dict[str, Training]:
+        """Return the learning curves of those of the trials that are finished, by architecture id."""
+        finished = dict.fromkeys(id_of(trial) for trial in trials if trial.state == TrialState.COMPLETE)
         evaluations = self._evaluations()
-        whole = {id_of(trial) for trial in self._trials(TrialState.COMPLETE)} - {but}
-        found = [Training(ratio=evaluations[key].latency.ratio, curve=evaluations[key].curve) for key in sorted(whole)]
-        return found + [
-            Training(ratio=trial.user_attrs["latency_ratio"], curve=curve_of(trial))
-            for trial in self._trials(TrialState.PRUNED)
-            if was_stopped(trial) and id_of(trial) not in whole | {but}
-        ]
+        found = {key: evaluations[key] for key in finished}
+        return {key: Training(ratio=each.latency.ratio, curve=each.curve) for key, each in found.items()}
+
+    def last_trial(self) -> int | None:
+        """Return the number of the last trial that was trained, to the end or to a rung."""
+        trials = self._trials(TrialState.COMPLETE, TrialState.PRUNED)
+        trained = [trial.number for trial in trials if trial.state == TrialState.COMPLETE or was_stopped(trial)]
+        return max(trained, default=None)
 
     def since_gain(self) -> int:
-        """Return how many trials were trained, to the end or to a rung, since the front last grew beyond noise."""
-        gained = last_gain(self.rows())
+        """Return how many architectures were trained, to the end or to a rung, since the front last grew beyond noise.
+
+        The controls do not count: nobody proposed them. Nor do further seeds, which are trained when the search has
+        ended, and must not make it go on when it is resumed.
+        """
+        trials = self._trials(TrialState.COMPLETE, TrialState.PRUNED)
+        evaluations = self._evaluations()
+        rows = [
+            make_row(trial, self.architecture(trial), evaluations[id_of(trial)], [], None, self.limits)
+            for trial in trials
+            if trial.state == TrialState.COMPLETE
+        ]
+        gained = last_gain(rows)
+        trained = {id_of(trial): trial for trial in trials if trial.state == TrialState.COMPLETE or was_stopped(trial)}
         if gained is None:
             return 0
-        trials = self._trials(TrialState.COMPLETE, TrialState.PRUNED)
-        trained = [trial for trial in trials if trial.state == TrialState.COMPLETE or was_stopped(trial)]
-        return sum(trial.number > gained for trial in trained)
+        return sum(trial.number > gained and "control" not in trial.user_attrs for trial in trained.values())
 
     def tally(self) -> Tally:
         """Return where the study stands, from one look at the database."""
-        return tally(self._trials(), self._evaluations())
+        # The trials first, here and elsewhere: what another worker finishes is kept before its trial says so.
+        trials = self._trials()
+        return tally(trials, self._evaluations(), self._forecasts(trials))
+
+    def _forecasts(self, trials: Sequence[FrozenTrial]) -> dict[str, tuple[float, float]]:
+        """Return, by architecture id, what the curves of stopped trials foretell by all that is finished now."""
+        stopped = [trial for trial in trials if was_stopped(trial)]
+        if not stopped:
+            return {}
+        whole = list(self._curves(trials).values())
+        epochs = self.protocol.epochs
+        found = {}
+        for (rung, images), alike in itertools.groupby(sorted(stopped, key=_rung_of), key=_rung_of):
+            line = line_at(rung, whole, epochs=epochs, images=images)
+            for trial in alike:
+                now = line.forecast(curve_of(trial)[-1]) if line is not None else None
+                found[id_of(trial)] = (now.accuracy, now.deviation) if now is not None else forecast_of(trial)
+        return found
 
     def _evaluations(self) -> dict[str, Evaluation]:
         """Return all that is known under the protocol, by architecture id, in multiples of one bare latency.
@@ -219,6 +273,11 @@ class Record:
         """
         if self._file is not None and _inode(self._file) != self._inode:
             raise StorageError(f"the database {self._file} was removed or replaced while the search ran")
+
+
+def _rung_of(trial: FrozenTrial) -> tuple[int, int]:
+    """Return at which rung a trial was stopped, and by how many validation images."""
+    return len(curve_of(trial)), trial.user_attrs[IMAGES]
 
 
 def close(storage: optuna.storages.RDBStorage, store: Store) -> None:

@@ -18,7 +18,10 @@ INTERRUPTED = "interrupted"
 CURVE = "curve"
 """Attribute of a trial that was stopped at a rung: its validation accuracies up to there. No other trial has it."""
 FORECAST = "forecast"
-"""Attribute of such a trial: median and standard deviation of the accuracy that it would have ended with."""
+"""Attribute of such a trial: median and standard error of the accuracy that it would have ended with, by what was
+finished when it was stopped."""
+IMAGES = "validation_images"
+"""Attribute of such a trial: the number of validation images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,8 @@ def curve_of(trial: FrozenTrial) -> tuple[float, ...]:
     return tuple(trial.user_attrs[CURVE])
 
 
-def _forecast_of(trial: FrozenTrial) -> tuple[float, float]:
+def forecast_of(trial: FrozenTrial) -> tuple[float, float]:
+    """Return what the curve of a trial that was stopped foretold then."""
     accuracy, deviation = trial.user_attrs[FORECAST]
     return accuracy, deviation
 
@@ -106,7 +110,7 @@ def params_of(trial: FrozenTrial) -> dict[str, Any]:
     return params
 
 
-def _known(trial: FrozenTrial, evaluation: Evaluation | None) -> Known:
+def _known(trial: FrozenTrial, evaluation: Evaluation | None, forecast: tuple[float, float] | None) -> Known:
     values = None
     if trial.state == TrialState.COMPLETE and evaluation is not None:
         values = (evaluation.accuracy, evaluation.nominal_ms)
@@ -118,7 +122,7 @@ def _known(trial: FrozenTrial, evaluation: Evaluation | None) -> Known:
         memory=trial.user_attrs.get("memory", {}),
         excess=dict(trial.constraints),
         nominal_ms=trial.user_attrs.get("nominal_ms"),
-        forecast=_forecast_of(trial) if was_stopped(trial) else None,
+        forecast=forecast if was_stopped(trial) else None,
     )
 
 
@@ -133,12 +137,17 @@ def _last_rejected(trials: list[FrozenTrial]) -> int:
     return count
 
 
-def tally(trials: Sequence[FrozenTrial], evaluations: Mapping[str, Evaluation]) -> Tally:
+def tally(
+    trials: Sequence[FrozenTrial],
+    evaluations: Mapping[str, Evaluation],
+    forecasts: Mapping[str, tuple[float, float]] | None = None,
+) -> Tally:
     """Return where a study stands.
 
     Args:
         trials: All its trials.
         evaluations: What is known under its protocol, by architecture id.
+        forecasts: What the curves of stopped trials foretell, by architecture id.
     """
     trials = [trial for trial in trials if not was_cut_off(trial)]
     finished = {id_of(trial) for trial in trials if trial.state == TrialState.COMPLETE}
@@ -148,5 +157,5 @@ def tally(trials: Sequence[FrozenTrial], evaluations: Mapping[str, Evaluation]) 
         rejected=_last_rejected(trials),
         running=sum(trial.state == TrialState.RUNNING for trial in trials),
         waiting=sum(trial.state == TrialState.WAITING for trial in trials),
-        known=[_known(trial, evaluations.get(id_of(trial))) for trial in trials],
+        known=[_known(trial, evaluations.get(id_of(trial)), (forecasts or {}).get(id_of(trial))) for trial in trials],
     )

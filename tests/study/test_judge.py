@@ -16,6 +16,7 @@ from nas.evaluation import Evaluation, wilson_interval
 from nas.limits import Limits
 from nas.protocol import Protocol
 from nas.rungs import Rungs, StoppedError
+from nas.seeds import Replicate
 from nas.space import ResolvedSpace
 from nas.study import Judge, Outcome, Study, run
 from nas.study.sampler import Proposal, propose
@@ -185,6 +186,7 @@ def test_workers_judge_by_what_the_others_found(tmp_path: Path) -> None:
     study = create(tmp_path)
     assert study.tally().spent == BUDGET
     assert study.tally().stopped > 0
+    assert study.failures() == []
     study.close()
 
 
@@ -241,6 +243,63 @@ def test_one_that_is_stopped_keeps_to_the_limits_and_ends_a_row_of_those_that_do
     assert stopped.excess["slowdown"] < 0
 
 
+def test_what_a_worker_taken_for_dead_has_finished_is_not_lost(tmp_path: Path) -> None:
+    study = create(tmp_path)
+    search(study, None, budget=12)
+    with Worker(study.store) as slow, Worker(study.store) as other:
+        trial = study.claim(a_new_one(study), slow, toy.space())
+        architecture = study.architecture(trial)
+        with study.lock():
+            study.requeue(trial, "it seemed dead")
+        again = study.claim_waiting(other, toy.space())
+        assert again is not None
+        assert not study.finish(trial, outcome_of(architecture))
+        study.stop(again, stop_for(study, architecture))
+    assert (study.tally().finished, study.tally().stopped) == (13, 0)
+    assert architecture in [row.architecture for row in study.rows()]
+
+
+def test_a_reader_that_another_worker_overtakes_finds_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its two looks at the database another trial is finished."""
+    study, other = create(tmp_path), create(tmp_path)
+    search(study, None, budget=8)
+    evaluations = Study._evaluations
+
+    def overtaken(self: Study) -> dict[str, Evaluation]:
+        monkeypatch.setattr(Study, "_evaluations", evaluations)
+        found = evaluations(self)
+        run(other, outcome_of, space=toy.space(), budget=study.finished() + 1)
+        return found
+
+    for read in (study.trainings, study.rows, study.seed_noise, study.since_gain, study.tally):
+        monkeypatch.setattr(Study, "_evaluations", overtaken)
+        read()
+    assert study.finished() == 8 + 4  # seed_noise looks no further while nothing was trained twice
+
+
+def test_what_a_curve_foretells_follows_what_is_known_now(tmp_path: Path) -> None:
+    study = create(tmp_path)
+    search(study)
+    before = {entry.id: entry.forecast for entry in study.tally().known if entry.forecast is not None}
+    search(study, None, budget=BUDGET + 15)
+    after = {entry.id: entry.forecast for entry in study.tally().known if entry.forecast is not None}
+    assert after.keys() == before.keys()
+    assert all(after[key] != before[key] for key in after)
+
+
+def test_rungs_may_come_and_go(tmp_path: Path) -> None:
+    study = create(tmp_path)
+    search(study, None, budget=12)
+    search(study, RUNGS, budget=24)
+    stopped = study.tally().stopped
+    assert stopped > 0
+    outcome, trainings = search(study, None, budget=30)
+    assert (outcome.stopped, len(trainings.begun)) == (stopped, 6)
+    assert study.failures() == []
+
+
 def test_a_rung_beyond_the_training_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="which has 4 epochs, but got 9"):
         Judge(create(tmp_path), Rungs(epochs=(1, 9)))
@@ -262,9 +321,62 @@ class TestPatience:
         assert study.since_gain() == 10
         assert outcome.stopped > 0
 
-    def test_the_controls_come_first(self, tmp_path: Path) -> None:
-        outcome = run(create(tmp_path), flat, space=toy.space(), budget=60, patience=1)
-        assert outcome.finished >= len(toy.space().controls())
+    def test_the_controls_do_not_count(self, tmp_path: Path) -> None:
+        outcome = run(create(tmp_path), flat, space=toy.space(), budget=60, patience=3)
+        assert (outcome.finished, outcome.stalled) == (len(toy.space().controls()) + 3, True)
+
+    def test_a_gain_starts_it_anew(self, tmp_path: Path) -> None:
+        study, seen = create(tmp_path), []
+
+        def seventh_is_better(architecture: Architecture) -> Evaluation:
+            seen.append(architecture)
+            found = flat(architecture)
+            gain = 0.1 if len(seen) == 7 else 0.0
+            return dataclasses.replace(found, accuracy=0.8 + gain, accuracy_low=0.78 + gain, accuracy_high=0.82 + gain)
+
+        assert run(study, seventh_is_better, space=toy.space(), budget=60, patience=4).finished == 7 + 4
+
+    def test_further_seeds_do_not_make_the_search_go_on(self, tmp_path: Path) -> None:
+        study = create(tmp_path)
+        first = run(study, outcome_of, space=toy.space(), budget=60, patience=6)
+        for seed in (1, 2, 3):
+            for row in study.rows()[::3]:
+                evaluation = outcome_of(row.architecture)
+                replicate = Replicate(
+                    architecture=row.architecture.id,
+                    seed=seed,
+                    epochs=EPOCHS,
+                    accuracy=evaluation.accuracy - 0.2,
+                    val_images=IMAGES,
+                    curve=(evaluation.accuracy - 0.2,),
+                    train_seconds=0.0,
+                    versions={},
+                )
+                protocol = dataclasses.replace(PROTOCOL, seed=seed)
+                study.store.put_replicate(row.architecture, protocol.hash, replicate, family=PROTOCOL.family_hash)
+        assert max(row.seeds for row in study.rows()) == 4
+        assert run(study, outcome_of, space=toy.space(), budget=60, patience=6) == first
+
+    def test_workers_wait_for_what_the_others_train(self, tmp_path: Path) -> None:
+        """A gain that comes late lets the search go on."""
+        study = create(tmp_path)
+        run(study, flat, space=toy.space(), budget=60, patience=3)
+        with Worker(study.store) as other:
+            trial = study.claim(a_new_one(study), other, toy.space())
+            ended = threading.Event()
+
+            def work() -> None:
+                run(create(tmp_path), flat, space=toy.space(), budget=60, patience=3)
+                ended.set()
+
+            thread = threading.Thread(target=work)
+            thread.start()
+            assert not ended.wait(1.5)
+            before = study.finished()
+            late = flat(study.architecture(trial))
+            study.finish(trial, dataclasses.replace(late, accuracy=0.95, accuracy_low=0.93, accuracy_high=0.97))
+            thread.join()
+        assert study.finished() == before + 1 + 3
 
     def test_the_budget_still_ends_it(self, tmp_path: Path) -> None:
         outcome = run(create(tmp_path), outcome_of, space=toy.space(), budget=6, patience=50)
