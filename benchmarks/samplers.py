@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 
 from nas.architecture import Architecture
-from nas.front import non_dominated
+from nas.front import Point, dominated_area, non_dominated
 from nas.space import ResolvedSpace
 from nas.study.encoding import Encoding
 from nas.study.sampler import Known, propose
@@ -39,8 +39,6 @@ from nas.study.sampler import Known, propose
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "study"))
 
 BLOCKS = ("se", "eca", "coord", "cbam", "bam", "shuffle", "psa", "sge", "gam", "simam")
-Point = tuple[float, float]
-"""Accuracy and latency."""
 
 
 class World:
@@ -101,16 +99,6 @@ def front(points: Sequence[Point]) -> list[Point]:
     return sorted(kept, key=lambda point: point[1])
 
 
-def area(points: Sequence[Point], reference: Point) -> float:
-    """Return the area that points dominate within a reference point."""
-    total, below = 0.0, reference[0]
-    for accuracy, latency in front(points):
-        if accuracy > below and latency < reference[1]:
-            total += (accuracy - below) * (reference[1] - latency)
-            below = accuracy
-    return total
-
-
 def search(world: World, sampler: str, budgets: Sequence[int]) -> tuple[list[float], float]:
     """Return the share of the best area at each budget, by looks and of all trials, and the seconds of a proposal."""
     best = world.best()
@@ -133,7 +121,7 @@ def search(world: World, sampler: str, budgets: Sequence[int]) -> tuple[list[flo
         if len(known) in budgets:
             seen = {entry.values: point for entry, point in zip(known, true, strict=True) if entry.values}
             for points in ([seen[point] for point in front(list(seen))], true):
-                shares.append(area(points, reference) / area(best, reference))
+                shares.append(dominated_area(points, reference) / dominated_area(best, reference))
     return shares, spent / max(budgets)
 
 

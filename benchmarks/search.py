@@ -5,13 +5,14 @@
     python benchmarks/search.py --rungs 1,3 --risk 0.3 # other rungs than the usual ones
     python benchmarks/search.py --plot search.html
 
-Every search sees the validation accuracies of one seed, as a real one does. It is judged by what it would hand over: of
-what it has trained to the end the front by those accuracies, with the bare backbone, which everybody knows. Of these
-architectures the truth counts: the test accuracy with the seeds that the search did not see, and the latency.
+Every search sees the validation accuracies of one seed, as a real one does. It is judged by what it would hand over: by
+those accuracies the front of what it has trained to the end and of the bare backbone, which everybody knows. Of these
+architectures the truth counts: the test accuracy with the seeds that the search did not see, and the latency. Controls
+that the space lacks are paid for, and left out: no other search could find them.
 
 area    what the handed-over architectures dominate beyond the bare backbone's accuracy, up to the latency of the
         slowest on the true front, as a share of what the true front dominates there
-regret  by how much the best that is handed over within a limit of latency is less accurate than the best of the table
+regret  by how much what looks best of these within a limit of latency is less accurate than the best of the space
         within it, in percentage points: the mean over a hundred limits from the bare backbone's latency to that one
 
 Ranges are 95 % intervals of the mean over the searches; the half of them that sees one seed is judged by the other.
@@ -28,17 +29,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from attnbench.replay import Searcher, Table, Trial, conditional, ours, plain, slots, uniform
+from attnbench.replay import Coin, Searcher, Table, Trial, conditional, ours, plain, slots, uniform
 from numpy.typing import NDArray
 from scipy import stats
 
 from nas.front import dominated_area, non_dominated
-from nas.rungs import RISK, Rungs, usual
+from nas.rungs import FEWEST, RISK, Rungs, usual
 
 COST = 50
 """Full trainings after which searches are compared."""
 LONGEST = 400
 """Full trainings after which random search is given up: the cost at which it reaches ours is then beyond that."""
+PATIENT = ("random", "uniform")
+"""How the names begin of the searches that go on for so long."""
 LIMITS = 100
 Floats = NDArray[np.float64]
 
@@ -47,9 +50,11 @@ class Judge:
     """What a search is worth that saw one seed."""
 
     def __init__(self, table: Table, seed: int) -> None:
-        self._truth = {key: table.truth(key, seed) for key in {*table.inside, *table.controls}}
+        self._truth = {key: table.truth(key, seed) for key in table.inside}
         self._ratios = table.ratios
         self._bare = table.bare
+        bare = table.curves[table.bare, seed]
+        self._everybody = {table.bare: bare[-1]} if bare else {}
         front = [self._truth[key] for key in table.front(seed)]
         self.reference = (self._truth[table.bare][0], front[-1][1])
         self._whole = dominated_area(front, self.reference)
@@ -59,11 +64,11 @@ class Judge:
 
     def __call__(self, seen: dict[str, float]) -> tuple[float, float]:
         """Return area and regret of what is handed over, of the validation accuracies that were seen."""
-        keys = list(seen)
-        flags = non_dominated([(seen[key], self._ratios[key]) for key in keys])
-        handed = {key for key, on in zip(keys, flags, strict=True) if on} | {self._bare}
+        known = self._everybody | {key: accuracy for key, accuracy in seen.items() if key in self._truth}
+        flags = non_dominated([(accuracy, self._ratios[key]) for key, accuracy in known.items()])
+        handed = [key for key, on in zip(known, flags, strict=True) if on] or [self._bare]
         area = dominated_area([self._truth[key] for key in handed], self.reference) / self._whole
-        order = sorted(handed, key=lambda key: (self._ratios[key], -seen.get(key, 0.0)))
+        order = sorted(handed, key=self._ratios.__getitem__)
         ratios = np.array([self._ratios[key] for key in order])
         accuracies = np.array([self._truth[key][0] for key in order])
         # Of those within a limit the slowest is the best by looks: they are a front.
@@ -166,14 +171,15 @@ def print_comparison(found: Sequence[Searches], epochs: int) -> None:
     shown = "".join(f"{f'area at {cost}':>18}" for cost in costs)
     print(f"{'search':<28}{shown}{f'regret at {COST}':>18}{'duplicates':>12}")
     for each in found:
-        areas = "".join(f"{words(each.at(cost * epochs)):>18}" for cost in costs)
+        shown = [words(each.at(cost * epochs)) if cost <= longest(each.name) else "-" for cost in costs]
+        areas = "".join(f"{figure:>18}" for figure in shown)
         print(f"{each.name:<28}{areas}{words(each.at(COST * epochs, 'regret'), 2):>18}{each.duplicates:>12}")
 
 
 def print_factors(found: Sequence[Searches], epochs: int) -> None:
     mine = found[0]
     for each in found[1:]:
-        if each.name.startswith(("random", "uniform")):
+        if longest(each.name) == LONGEST:
             factor, low, high = cost_factor(mine, each, epochs)
             print(
                 f"{each.name} reaches the area of {mine.name} at {COST} trainings at {factor:.2f} [{low:.2f}, "
@@ -188,7 +194,7 @@ def print_rungs(table: Table, plain_ours: Searches, ruled: Sequence[Searches]) -
     for each in ruled:
         trials = [row[:COST] for row in each.trials]
         share = np.mean([sum(trial.epochs for trial in row) / (table.epochs * len(row)) for row in trials])
-        stopped = np.mean([sum(trial.stop is not None for trial in row) / len(row) for row in trials])
+        stopped = np.mean([sum(trial.stopped for trial in row) / len(row) for row in trials])
         wrong, lost = _wrong(table, trials, each.seeds)
         gap = words(each.after(COST) - whole)
         print(f"{each.name:<28}{share:>8.3f}{stopped:>9.3f}{gap:>20}{wrong:>13.3f}{lost:>12.3f}")
@@ -204,9 +210,9 @@ def _wrong(table: Table, searches: Sequence[Sequence[Trial]], seeds: Sequence[in
     stopped = members = both = 0
     for seed, trials in zip(seeds, searches, strict=True):
         front = fronts[seed]
-        stopped += sum(trial.stop is not None for trial in trials)
+        stopped += sum(trial.stopped for trial in trials)
         members += sum(trial.architecture in front for trial in trials)
-        both += sum(trial.stop is not None and trial.architecture in front for trial in trials)
+        both += sum(trial.stopped and trial.architecture in front for trial in trials)
     return both / max(1, stopped), both / max(1, members)
 
 
@@ -216,14 +222,27 @@ def kinds(rungs: Rungs) -> dict[str, Searcher]:
         "ours": ours(),
         "uniform random": uniform,
         "random (stages first)": ours("random"),
-        "ours, rungs": ours(rungs=rungs),
-        "ours, as many by coin": ours(rungs=rungs, coin=0.5),
-        "random, rungs": ours("random", rungs=rungs),
+        "ours with rungs": ours(rungs=rungs),
+        "random with rungs": ours("random", rungs=rungs),
     }
     for sampler in ("tpe", "tpe multivariate", "nsga2", "gp"):
         found[f"plain {sampler}, slots"] = plain(sampler, slots)
         found[f"plain {sampler}, conditional"] = plain(sampler, conditional)
     return found
+
+
+def longest(name: str) -> int:
+    """Return the cost, in full trainings, that is replayed of a kind of search."""
+    if "rungs" in name:
+        return COST
+    return LONGEST if name.startswith(PATIENT) else 2 * COST
+
+
+def coin_like(ruled: Searches) -> Coin:
+    """Return a coin that stops as often, at the rung that stopped most."""
+    trials = [trial for row in ruled.trials for trial in row[FEWEST:COST]]
+    rungs = [trial.epochs for trial in trials if trial.stopped]
+    return Coin(rung=max(set(rungs), key=rungs.count) if rungs else 1, share=len(rungs) / max(1, len(trials)))
 
 
 def main() -> None:
@@ -246,18 +265,24 @@ def main() -> None:
         f"{len(table.inside)} architectures, seeds {table.seeds}, {table.epochs} epochs; "
         f"{arguments.searches} searches of each kind, from seed {arguments.first}\n"
     )
-    found = []
-    chosen = arguments.only.split(",") if arguments.only else [""]
+    found: list[Searches] = []
+    chosen = tuple(arguments.only.split(",")) if arguments.only else ("",)
     for name, searcher in kinds(rungs).items():
-        if any(name.startswith(word) for word in chosen):
-            cost = LONGEST if name.startswith(("random (", "uniform")) else 100
-            found.append(replay(table, name, searcher, arguments.searches, arguments.first, cost))
+        if name.startswith(chosen):
+            found.append(replay(table, name, searcher, arguments.searches, arguments.first, longest(name)))
             print(f"{name}: {words(found[-1].at(COST * table.epochs))} at {COST}", file=sys.stderr, flush=True)
+    if not found:
+        parser.error(f"--only must be beginnings of: {'; '.join(kinds(rungs))}")
     print_comparison(found, table.epochs)
     if found[0].name == "ours":
         print()
         print_factors(found, table.epochs)
-        print_rungs(table, found[0], [each for each in found if each.name.startswith("ours, ")])
+        ruled = [each for each in found if each.name == "ours with rungs"]
+        if ruled:
+            chance = replay(
+                table, "ours with a coin", ours(coin=coin_like(ruled[0])), arguments.searches, arguments.first, COST
+            )
+            print_rungs(table, found[0], [*ruled, chance])
     if arguments.plot:
         plot(found, table.epochs, arguments.plot)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import optuna
 from attnbench.space import SPACE
@@ -15,7 +14,7 @@ from attnbench.table import PACKED, Header, Part, read
 
 from nas.architecture import NONE, Architecture, Placement
 from nas.front import non_dominated
-from nas.rungs import Rungs, Stop, Training, judge
+from nas.rungs import FEWEST, Rungs, Training, judge, line_at
 from nas.space import ResolvedSpace
 from nas.study.sampler import Known, propose
 
@@ -63,12 +62,13 @@ class Table:
             if row.ratio and row.nominal_ms is not None:
                 self.ratios[row.architecture], self.nominal[row.architecture] = row.ratio[0], row.nominal_ms
         known = {key for key, _ in self.curves}
-        missing = [key for key in {*self.inside, *self.controls} if key not in known or key not in self.ratios]
+        needed = {*self.inside, *self.controls}
+        missing = [key for key in needed if key not in known or key not in self.ratios]
         if missing:
-            raise ValueError(f"the table lacks {len(missing)} of its {len(self.inside)} architectures")
+            raise ValueError(f"the table lacks {len(missing)} of {len(needed)} architectures, controls among them")
         every = sorted({seed for _, seed in self.curves})
-        self.seeds = [seed for seed in every if all((key, seed) in self.curves for key in self.inside)]
-        """Seeds with which every architecture was trained."""
+        self.seeds = [seed for seed in every if all((key, seed) in self.curves for key in needed)]
+        """Seeds with which every architecture was trained, and every control."""
 
     @classmethod
     def load(cls, path: Path = PACKED) -> Table:
@@ -94,75 +94,95 @@ class Trial:
     epochs: int
     """What it cost."""
     accuracy: float | None
-    """Validation accuracy at the end; None where it was stopped, failed, or was known already."""
-    stop: Stop | None = None
+    """Validation accuracy at the end; None where it was stopped or failed."""
+    stopped: bool = False
+    """Whether it was stopped at a rung."""
     duplicate: bool = False
     """Whether the search had trained it before."""
 
 
 Searcher = Callable[[Table, int, int], Iterator[Trial]]
-"""From a table, the seed of the trainings and that of the search to the trials, without end."""
+"""From a table, the seed of the trainings and that of the search to the trials, as long as there are any left."""
 
 
-def ours(sampler: str = "auto", rungs: Rungs | None = None, coin: float | None = None) -> Searcher:
+@dataclass(frozen=True)
+class Coin:
+    """Stops by chance, whatever the curve says: what rungs are held against."""
+
+    rung: int
+    """Epoch after which it stops."""
+    share: float
+    """How often."""
+
+
+def ours(sampler: str = "auto", rungs: Rungs | None = None, coin: Coin | None = None) -> Searcher:
     """Return our search: its proposals, its controls first, its rungs.
 
     Args:
         sampler: As ``--sampler``.
         rungs: As ``--rungs`` and ``--risk``; None for none.
-        coin: Stop with this probability at the first rung, whatever the curve says: what the rungs are held against.
+        coin: What stops instead of rungs.
     """
 
     def search(table: Table, seed: int, number: int) -> Iterator[Trial]:
         known: list[Known] = []
-        trainings: list[Training] = []
+        whole: list[Training] = []
         outside = set(table.controls) - set(table.inside)
         generator = random.Random(number)
-        while (proposal := propose(table.space, known, sampler=sampler, seed=number)) is not None:
+        while True:
+            proposal = propose(table.space, _informed(known, whole, table), sampler=sampler, seed=number)
+            if proposal is None:
+                return
             key = proposal.architecture.id
-            curve, ratio = table.curves[key, seed], table.ratios[key]
-            stop = None
-            if rungs is not None and curve and not proposal.control:
-                ready = len(trainings) >= 8 and generator.random() < (coin or 0)
-                if coin is not None:
-                    stop = _at_first(curve, rungs) if ready else None
-                else:
-                    stop = _stop(Training(ratio=ratio, curve=curve), trainings, rungs, table)
-            epochs = stop.rung if stop is not None else table.epochs
-            if curve:
-                trainings.append(Training(ratio=ratio, curve=curve[:epochs]))
-            accuracy = curve[-1] if curve and stop is None else None
-            known.append(_known(proposal.params, key, accuracy, stop, table.nominal[key], key in outside))
-            yield Trial(key, epochs, accuracy, stop)
+            training = Training(ratio=table.ratios[key], curve=table.curves[key, seed])
+            stopped = None
+            if training.curve and not proposal.control:
+                if coin is not None and len(whole) >= FEWEST and generator.random() < coin.share:
+                    stopped = coin.rung
+                elif coin is None and rungs is not None:
+                    stopped = _stopped(training, whole, rungs, table)
+            if training.curve and stopped is None:
+                whole.append(training)
+            accuracy = training.curve[-1] if training.curve and stopped is None else None
+            nominal = table.nominal[key]
+            known.append(
+                Known(
+                    id=key,
+                    params={} if key in outside else proposal.params,
+                    values=None if accuracy is None else (accuracy, nominal),
+                    nominal_ms=None if stopped is None else nominal,
+                    forecast=None if stopped is None else (training.curve[stopped - 1], float(stopped)),
+                )
+            )
+            yield Trial(key, stopped or table.epochs, accuracy, stopped=stopped is not None)
 
     return search
 
 
-def _known(params: Any, key: str, accuracy: float | None, stop: Stop | None, nominal: float, outside: bool) -> Known:
-    return Known(
-        id=key,
-        params={} if outside else params,
-        values=None if accuracy is None else (accuracy, nominal),
-        nominal_ms=nominal if stop is not None else None,
-        forecast=None if stop is None else (stop.forecast.accuracy, stop.forecast.deviation),
-    )
+def _informed(known: list[Known], whole: Sequence[Training], table: Table) -> list[Known]:
+    """Return what is known, with what the curves of stopped trainings foretell by all that ended until now."""
+    rungs = {int(entry.forecast[1]) for entry in known if entry.forecast is not None}
+    lines = {rung: line_at(rung, whole, epochs=table.epochs, images=table.images["val"]) for rung in rungs}
+
+    def foretold(entry: Known) -> tuple[float, float]:
+        assert entry.forecast is not None
+        accuracy, rung = entry.forecast
+        line = lines[int(rung)]
+        if line is None:  # by a coin, before there was one
+            return accuracy, 0.5
+        forecast = line.forecast(accuracy)
+        return forecast.accuracy, forecast.deviation
+
+    return [entry if entry.forecast is None else replace(entry, forecast=foretold(entry)) for entry in known]
 
 
-def _stop(whole: Training, others: Sequence[Training], rungs: Rungs, table: Table) -> Stop | None:
+def _stopped(training: Training, whole: Sequence[Training], rungs: Rungs, table: Table) -> int | None:
+    """Return the rung at which a training is stopped, None if it is not."""
     for rung in rungs.epochs:
-        begun = Training(ratio=whole.ratio, curve=whole.curve[:rung])
-        stop = judge(begun, others, rungs, epochs=table.epochs, images=table.images["val"])
-        if stop is not None:
-            return stop
+        begun = Training(ratio=training.ratio, curve=training.curve[:rung])
+        if judge(begun, whole, rungs, epochs=table.epochs, images=table.images["val"]) is not None:
+            return rung
     return None
-
-
-def _at_first(curve: Sequence[float], rungs: Rungs) -> Stop:
-    from nas.rungs import Forecast
-
-    accuracy = curve[rungs.epochs[0] - 1]
-    forecast = Forecast(accuracy=accuracy, deviation=0.5)
-    return Stop(rung=rungs.epochs[0], accuracy=accuracy, rival=accuracy, chance=0.5, forecast=forecast)
 
 
 def uniform(table: Table, seed: int, number: int) -> Iterator[Trial]:
