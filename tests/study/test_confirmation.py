@@ -53,7 +53,7 @@ class Trainer:
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("searched")
     made = toy.create(folder)
-    run(made, evaluate, space=toy.space(), budget=12, sampler="random")
+    run(made, evaluate, space=toy.space(), budget=12, sampler="random", seed=2)  # whose first front does not stand
     made.close()
     return folder
 
