@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,14 +189,7 @@ class Record:
 
     def trainings(self) -> list[Training]:
         """Return the learning curves of the finished trials."""
-        return list(self._curves(self._trials(TrialState.COMPLETE)).values())
-
-    def _curves(self, trials: Sequence[FrozenTrial]) -> dict[str, Training]:
-        """Return the learning curves of those of the trials that are finished, by architecture id."""
-        finished = dict.fromkeys(id_of(trial) for trial in trials if trial.state == TrialState.COMPLETE)
-        evaluations = self._evaluations()
-        found = {key: evaluations[key] for key in finished}
-        return {key: Training(ratio=each.latency.ratio, curve=each.curve) for key, each in found.items()}
+        return _curves(self._trials(TrialState.COMPLETE), self._evaluations())
 
     def last_trial(self) -> int | None:
         """Return the number of the last trial that was trained, to the end or to a rung."""
@@ -227,14 +220,17 @@ class Record:
         """Return where the study stands, from one look at the database."""
         # The trials first, here and elsewhere: what another worker finishes is kept before its trial says so.
         trials = self._trials()
-        return tally(trials, self._evaluations(), self._forecasts(trials))
+        evaluations = self._evaluations()
+        return tally(trials, evaluations, self._forecasts(trials, evaluations))
 
-    def _forecasts(self, trials: Sequence[FrozenTrial]) -> dict[str, tuple[float, float]]:
+    def _forecasts(
+        self, trials: Sequence[FrozenTrial], evaluations: Mapping[str, Evaluation]
+    ) -> dict[str, tuple[float, float]]:
         """Return, by architecture id, what the curves of stopped trials foretell by all that is finished now."""
         stopped = [trial for trial in trials if was_stopped(trial)]
         if not stopped:
             return {}
-        whole = list(self._curves(trials).values())
+        whole = _curves(trials, evaluations)
         epochs = self.protocol.epochs
         found = {}
         for (rung, images), alike in itertools.groupby(sorted(stopped, key=_rung_of), key=_rung_of):
@@ -273,6 +269,13 @@ class Record:
         """
         if self._file is not None and _inode(self._file) != self._inode:
             raise StorageError(f"the database {self._file} was removed or replaced while the search ran")
+
+
+def _curves(trials: Sequence[FrozenTrial], evaluations: Mapping[str, Evaluation]) -> list[Training]:
+    """Return the learning curves of those of the trials that are finished, each architecture's once."""
+    finished = dict.fromkeys(id_of(trial) for trial in trials if trial.state == TrialState.COMPLETE)
+    found = [evaluations[key] for key in finished]
+    return [Training(ratio=each.latency.ratio, curve=each.curve) for each in found]
 
 
 def _rung_of(trial: FrozenTrial) -> tuple[int, int]:
