@@ -157,9 +157,9 @@ class Study(Record):
 
     def note_rungs(self, words: str) -> None:
         """Keep in words by which rungs trainings are stopped, beside those that the study had before."""
-        known: list[str] = self._study.user_attrs.get(RUNGS, [])
-        if words not in known:
-            self._study.set_user_attr(RUNGS, [*known, words])
+        with self.lock():
+            if words not in self.rungs:
+                self._study.set_user_attr(RUNGS, [*self.rungs, words])
 
     def _constrain(self, trial: optuna.Trial, cost: Cost) -> None:
         """Say in Optuna's terms how far a cost is beyond the limits."""
