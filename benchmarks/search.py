@@ -255,7 +255,10 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="packed table (default: the one that comes along)")
     parser.add_argument("--plot", type=Path, help="write area and regret against cost as a page")
     arguments = parser.parse_args()
-    table = Table.load(*([arguments.table] if arguments.table else []))
+    try:
+        table = Table.load(*([arguments.table] if arguments.table else []))
+    except (OSError, ValueError) as error:
+        sys.exit(f"search.py: {error}")
     if len(table.seeds) < 2:
         sys.exit("the table needs two seeds: one that a search sees, one that judges it")
     epochs = tuple(int(word) for word in arguments.rungs.split(",")) if arguments.rungs else usual(table.epochs)
