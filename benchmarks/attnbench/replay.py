@@ -13,13 +13,10 @@ from attnbench.space import SPACE
 from attnbench.table import PACKED, Header, Part, read
 
 from nas.architecture import NONE, Architecture, Placement
-from nas.front import non_dominated
+from nas.front import Point, non_dominated
 from nas.rungs import FEWEST, Rungs, Training, judge, line_at
 from nas.space import ResolvedSpace
 from nas.study.sampler import Known, propose
-
-Point = tuple[float, float]
-"""Accuracy, and latency over that of the bare backbone."""
 
 
 def resolve() -> ResolvedSpace:
@@ -76,7 +73,7 @@ class Table:
         return cls(read(path), resolve())
 
     def truth(self, architecture: str, seed: int) -> Point:
-        """Return what an architecture is worth to a search that saw one seed: its test accuracy with the others."""
+        """Return what one is worth to a search that saw one seed: test accuracy with the others, and ratio."""
         others = [self.tests[architecture, each] for each in self.seeds if each != seed]
         return sum(others) / len(others), self.ratios[architecture]
 

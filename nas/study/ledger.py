@@ -19,7 +19,7 @@ from nas.study.binding import RUNGS, bind, check_name
 from nas.study.record import Record, close
 from nas.study.sampler import Proposal, distributions
 from nas.study.storage import connect, lock
-from nas.study.trials import CURVE, FORECAST, IMAGES, INTERRUPTED, id_of, params_of, was_stopped
+from nas.study.trials import CURVE, FORECAST, IMAGES, INTERRUPTED, id_of, params_of
 from nas.study.worker import Worker, is_dead
 
 AGAIN = "tried_again"
@@ -100,8 +100,7 @@ class Study(Record):
 
     def _done(self) -> set[str]:
         """Return the ids of what was trained, to the end or to a rung."""
-        trials = self._trials(TrialState.COMPLETE, TrialState.PRUNED)
-        return {id_of(trial) for trial in trials if trial.state == TrialState.COMPLETE or was_stopped(trial)}
+        return {id_of(trial) for trial in self._trained()}
 
     def finish(self, trial: optuna.Trial, evaluation: Evaluation) -> bool:
         """Record an evaluation. Returns False if the trial had been taken over because this worker seemed dead.

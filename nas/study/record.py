@@ -36,6 +36,7 @@ from nas.study.trials import (
     tally,
     was_cut_off,
     was_stopped,
+    was_trained,
 )
 
 if TYPE_CHECKING:
@@ -193,9 +194,11 @@ class Record:
 
     def last_trial(self) -> int | None:
         """Return the number of the last trial that was trained, to the end or to a rung."""
-        trials = self._trials(TrialState.COMPLETE, TrialState.PRUNED)
-        trained = [trial.number for trial in trials if trial.state == TrialState.COMPLETE or was_stopped(trial)]
-        return max(trained, default=None)
+        return max((trial.number for trial in self._trained()), default=None)
+
+    def _trained(self) -> list[FrozenTrial]:
+        """Return the trials that were trained, to the end or to a rung."""
+        return [trial for trial in self._trials(TrialState.COMPLETE, TrialState.PRUNED) if was_trained(trial)]
 
     def since_gain(self) -> int:
         """Return how many architectures were trained, to the end or to a rung, since the front last grew beyond noise.
@@ -203,7 +206,7 @@ class Record:
         The controls do not count: nobody proposed them. Nor do further seeds, which are trained when the search has
         ended, and must not make it go on when it is resumed.
         """
-        trials = self._trials(TrialState.COMPLETE, TrialState.PRUNED)
+        trials = self._trained()
         evaluations = self._evaluations()
         rows = [
             make_row(trial, self.architecture(trial), evaluations[id_of(trial)], [], None, self.limits)
@@ -211,7 +214,7 @@ class Record:
             if trial.state == TrialState.COMPLETE
         ]
         gained = last_gain(rows)
-        trained = {id_of(trial): trial for trial in trials if trial.state == TrialState.COMPLETE or was_stopped(trial)}
+        trained = {id_of(trial): trial for trial in trials}
         if gained is None:
             return 0
         return sum(trial.number > gained and "control" not in trial.user_attrs for trial in trained.values())

@@ -86,6 +86,11 @@ def was_stopped(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.PRUNED and CURVE in trial.user_attrs
 
 
+def was_trained(trial: FrozenTrial) -> bool:
+    """Tell whether a trial was trained, to the end or to a rung."""
+    return trial.state == TrialState.COMPLETE or was_stopped(trial)
+
+
 def curve_of(trial: FrozenTrial) -> tuple[float, ...]:
     """Return the learning curve of a trial that was stopped, as far as it goes."""
     return tuple(trial.user_attrs[CURVE])
@@ -130,7 +135,7 @@ def _last_rejected(trials: list[FrozenTrial]) -> int:
     """Return how many trials were beyond the limits since the last one that was trained."""
     count = 0
     for trial in trials:
-        if trial.state == TrialState.COMPLETE or was_stopped(trial):
+        if was_trained(trial):
             count = 0
         elif trial.state == TrialState.PRUNED:
             count += 1

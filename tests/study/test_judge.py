@@ -206,16 +206,22 @@ def a_new_one(study: Study) -> Proposal:
     return proposal
 
 
+def taken_over(study: Study, slow: Worker, other: Worker) -> tuple[optuna.Trial, optuna.Trial]:
+    """Return a trial whose worker seemed dead, and the one in which another worker repeats it."""
+    trial = study.claim(a_new_one(study), slow, toy.space())
+    with study.lock():
+        study.requeue(trial, "it seemed dead")
+    again = study.claim_waiting(other, toy.space())
+    assert again is not None
+    return trial, again
+
+
 def test_one_that_was_stopped_after_it_was_taken_over_counts_once(tmp_path: Path) -> None:
     study = create(tmp_path)
     search(study, None, budget=12)
     with Worker(study.store) as slow, Worker(study.store) as other:
-        trial = study.claim(a_new_one(study), slow, toy.space())
+        trial, again = taken_over(study, slow, other)
         architecture = study.architecture(trial)
-        with study.lock():
-            study.requeue(trial, "it seemed dead")
-        again = study.claim_waiting(other, toy.space())
-        assert again is not None
         stopped = stop_for(study, architecture)
         study.stop(trial, stopped)
         assert study.tally().stopped == 0  # the trial had been taken over
@@ -247,12 +253,8 @@ def test_what_a_worker_taken_for_dead_has_finished_is_not_lost(tmp_path: Path) -
     study = create(tmp_path)
     search(study, None, budget=12)
     with Worker(study.store) as slow, Worker(study.store) as other:
-        trial = study.claim(a_new_one(study), slow, toy.space())
+        trial, again = taken_over(study, slow, other)
         architecture = study.architecture(trial)
-        with study.lock():
-            study.requeue(trial, "it seemed dead")
-        again = study.claim_waiting(other, toy.space())
-        assert again is not None
         assert not study.finish(trial, outcome_of(architecture))
         study.stop(again, stop_for(study, architecture))
     assert (study.tally().finished, study.tally().stopped) == (13, 0)
