@@ -1,6 +1,6 @@
 """Is the search better than random, and than plain Optuna? Whole searches, replayed on a table of trainings.
 
-    python benchmarks/search.py                        # all, 50 searches each
+    python benchmarks/search.py                        # all, 50 searches each, on all cores
     python benchmarks/search.py --searches 10 --only ours,uniform
     python benchmarks/search.py --rungs 1,3 --risk 0.3 # other rungs than the usual ones
     python benchmarks/search.py --plot search.html
@@ -22,148 +22,22 @@ Cost is in epochs, and told in full trainings; a figure at a cost is that of the
 from __future__ import annotations
 
 import argparse
-import math
+import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from attnbench.replay import Coin, Searcher, Table, Trial, conditional, ours, plain, slots, uniform
-from numpy.typing import NDArray
-from scipy import stats
+from attnbench.worth import COST, LONGEST, Searches, cost_factor, entering, interval, joined, replay, words
 
-from nas.front import dominated_area, non_dominated
 from nas.rungs import FEWEST, RISK, Rungs, usual
 
-COST = 50
-"""Full trainings after which searches are compared."""
-LONGEST = 400
-"""Full trainings after which random search is given up: the cost at which it reaches ours is then beyond that."""
 PATIENT = ("random", "uniform")
 """How the names begin of the searches that go on for so long."""
-LIMITS = 100
-Floats = NDArray[np.float64]
-
-
-class Judge:
-    """What a search is worth that saw one seed."""
-
-    def __init__(self, table: Table, seed: int) -> None:
-        self._truth = {key: table.truth(key, seed) for key in table.inside}
-        self._ratios = table.ratios
-        self._bare = table.bare
-        bare = table.curves[table.bare, seed]
-        self._everybody = {table.bare: bare[-1]} if bare else {}
-        front = [self._truth[key] for key in table.front(seed)]
-        self.reference = (self._truth[table.bare][0], front[-1][1])
-        self._whole = dominated_area(front, self.reference)
-        self._limits = np.linspace(1.0, front[-1][1], LIMITS)
-        fastest = front[0][1]
-        self._best = np.array([max(a for a, ratio in front if ratio <= max(limit, fastest)) for limit in self._limits])
-
-    def __call__(self, seen: dict[str, float]) -> tuple[float, float]:
-        """Return area and regret of what is handed over, of the validation accuracies that were seen."""
-        known = self._everybody | {key: accuracy for key, accuracy in seen.items() if key in self._truth}
-        flags = non_dominated([(accuracy, self._ratios[key]) for key, accuracy in known.items()])
-        handed = [key for key, on in zip(known, flags, strict=True) if on] or [self._bare]
-        area = dominated_area([self._truth[key] for key in handed], self.reference) / self._whole
-        order = sorted(handed, key=self._ratios.__getitem__)
-        ratios = np.array([self._ratios[key] for key in order])
-        accuracies = np.array([self._truth[key][0] for key in order])
-        # Of those within a limit the slowest is the best by looks: they are a front.
-        chosen = np.maximum(np.searchsorted(ratios, self._limits, side="right") - 1, 0)
-        return area, float(100 * (self._best - accuracies[chosen]).mean())
-
-
-@dataclass
-class Searches:
-    """Many searches of one kind: area and regret after each trial, against the epochs that were spent."""
-
-    name: str
-    spent: list[Floats]
-    """Epochs after each trial, of each search."""
-    area: list[Floats]
-    regret: list[Floats]
-    trials: list[list[Trial]]
-    seeds: list[int]
-    """The seed that each search saw."""
-
-    def at(self, epochs: float, what: str = "area") -> Floats:
-        """Return the figure of each search at a cost; 0 of the area, nan of the regret, before the first trial."""
-        found = []
-        for spent, values in zip(self.spent, getattr(self, what), strict=True):
-            paid = int(np.searchsorted(spent, epochs, side="right"))
-            found.append(values[paid - 1] if paid else (0.0 if what == "area" else math.nan))
-        return np.array(found)
-
-    def after(self, trials: int, what: str = "area") -> Floats:
-        """Return the figure of each search after so many trials."""
-        return np.array([values[min(trials, len(values)) - 1] for values in getattr(self, what)])
-
-    @property
-    def duplicates(self) -> int:
-        return sum(trial.duplicate for trials in self.trials for trial in trials)
-
-
-def replay(table: Table, name: str, searcher: Searcher, searches: int, first: int, cost: int) -> Searches:
-    """Run searches until each has spent as much as so many full trainings."""
-    judges = {seed: Judge(table, seed) for seed in table.seeds}
-    result = Searches(name, [], [], [], [], [])
-    for number in range(first, first + searches):
-        seed = table.seeds[number % len(table.seeds)]
-        seen: dict[str, float] = {}
-        trials: list[Trial] = []
-        figures: list[tuple[float, float, float]] = []
-        spent = 0
-        for trial in searcher(table, seed, number):
-            spent += trial.epochs
-            if spent > cost * table.epochs:
-                break
-            trials.append(trial)
-            if trial.accuracy is not None:
-                seen[trial.architecture] = trial.accuracy
-            figures.append((spent, *(judges[seed](seen) if seen else (0.0, math.nan))))
-        columns = np.array(figures).T
-        result.spent.append(columns[0])
-        result.area.append(columns[1])
-        result.regret.append(columns[2])
-        result.trials.append(trials)
-        result.seeds.append(seed)
-    return result
-
-
-def interval(values: Floats) -> tuple[float, float]:
-    """Return mean and half width of its 95 % interval, by Student's t."""
-    if len(values) < 2:
-        return float(values.mean()), math.nan
-    error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1)) * error
-
-
-def words(values: Floats, digits: int = 3) -> str:
-    mean, half = interval(values)
-    return f"{mean:.{digits}f} +- {half:.{digits}f}"
-
-
-def cost_factor(mine: Searches, other: Searches, epochs: int, draws: int = 300) -> tuple[float, float, float]:
-    """Return how much more another search costs to reach our area at :data:`COST`, with its 95 % interval.
-
-    The interval is that of the bootstrap over the searches of both.
-    """
-    ours_now, generator = mine.at(COST * epochs), np.random.default_rng(0)
-    curves = np.array([other.at(cost * epochs) for cost in range(1, LONGEST + 1)])
-
-    def factor(level: float, mean: Floats) -> float:
-        above = np.flatnonzero(mean >= level)
-        return (above[0] + 1) / COST if len(above) else math.inf
-
-    found = []
-    for _ in range(draws):
-        level = generator.choice(ours_now, len(ours_now)).mean()
-        found.append(factor(level, curves[:, generator.integers(curves.shape[1], size=curves.shape[1])].mean(axis=1)))
-    low, high = np.quantile(found, (0.025, 0.975), method="nearest")
-    return factor(ours_now.mean(), curves.mean(axis=1)), float(low), float(high)
+PART = 10
+"""So many searches of a kind are one piece of work for a process."""
 
 
 def print_comparison(found: Sequence[Searches], epochs: int) -> None:
@@ -180,27 +54,41 @@ def print_factors(found: Sequence[Searches], epochs: int) -> None:
     mine = found[0]
     for each in found[1:]:
         if longest(each.name) == LONGEST:
-            factor, low, high = cost_factor(mine, each, epochs)
+            factor, low, high = cost_factor(mine, each, epochs, COST)
             print(
                 f"{each.name} reaches the area of {mine.name} at {COST} trainings at {factor:.2f} [{low:.2f}, "
                 f"{high:.2f}] times the cost (inf: not within {LONGEST} trainings)"
             )
 
 
-def print_rungs(table: Table, plain_ours: Searches, ruled: Sequence[Searches]) -> None:
-    """Say what rungs save and what they cost: searches of the same seeds, with as many trials."""
-    print(f"\n{'rungs':<28}{'epochs':>8}{'stopped':>9}{'area, difference':>20}{'wrong stops':>13}{'front lost':>12}")
-    whole = plain_ours.after(COST)
-    for each in ruled:
-        trials = [row[:COST] for row in each.trials]
+def print_rungs(table: Table, pairs: Sequence[tuple[Searches, Searches]]) -> None:
+    """Say what rungs save and what they cost: each kind against the same searches without rungs."""
+    print(f"\n{'':<28}{'epochs':>8}{'stopped':>9}{'area, trials':>18}{'area, cost':>18}{'wrong':>8}{'lost':>8}")
+    for ruled, whole in pairs:
+        trials = [row[:COST] for row in ruled.trials]
         share = np.mean([sum(trial.epochs for trial in row) / (table.epochs * len(row)) for row in trials])
         stopped = np.mean([sum(trial.stopped for trial in row) / len(row) for row in trials])
-        wrong, lost = _wrong(table, trials, each.seeds)
-        gap = words(each.after(COST) - whole)
-        print(f"{each.name:<28}{share:>8.3f}{stopped:>9.3f}{gap:>20}{wrong:>13.3f}{lost:>12.3f}")
+        wrong, lost = _wrong(table, trials, ruled.seeds)
+        as_many = words(ruled.after(COST) - whole.after(COST))
+        as_dear = words(ruled.at(COST * table.epochs) - whole.at(COST * table.epochs))
+        print(f"{ruled.name:<28}{share:>8.3f}{stopped:>9.3f}{as_many:>18}{as_dear:>18}{wrong:>8.3f}{lost:>8.3f}")
     print(
-        f"of {COST} trials each, against the same searches without rungs. wrong stops: share of the stopped\n"
-        "that is on the true front; front lost: share of the true front's members that came up and were stopped"
+        f"epochs, stopped: shares of {COST} trials. area: difference to the same searches without rungs, with as many\n"
+        f"trials and at the cost of {COST} trainings. wrong: share of the stopped that is on the true front.\n"
+        "lost: share of the true front's members that came up and were stopped"
+    )
+
+
+def print_oracle(table: Table, whole: Searches, rungs: Rungs) -> None:
+    """Say what the rungs could save at best."""
+    shares = []
+    for trials in whole.trials:
+        on = entering(trials[:COST], table.ratios)
+        spent = [table.epochs if wanted or number < FEWEST else rungs.epochs[0] for number, wanted in enumerate(on)]
+        shares.append(sum(spent) / (table.epochs * len(spent)))
+    print(
+        f"an oracle that stops at epoch {rungs.epochs[0]} all that does not enter its search's front in the end would\n"
+        f"spend {words(np.array(shares))} of the epochs of {whole.name}"
     )
 
 
@@ -245,7 +133,40 @@ def coin_like(ruled: Searches) -> Coin:
     return Coin(rung=max(set(rungs), key=rungs.count) if rungs else 1, share=len(rungs) / max(1, len(trials)))
 
 
-def main() -> None:
+_WORK: tuple[Table, Rungs] | None = None  # of a process, so that the table is read once
+
+
+def _begin(path: Path | None, rungs: Rungs) -> None:
+    global _WORK
+    _WORK = Table.load(*([path] if path else [])), rungs
+
+
+def _part(name: str, searches: int, first: int) -> Searches:
+    assert _WORK is not None
+    table, rungs = _WORK
+    return replay(table, name, kinds(rungs)[name], searches, first, longest(name))
+
+
+def replays(names: Sequence[str], table: Table, rungs: Rungs, arguments: argparse.Namespace) -> Iterator[Searches]:
+    """Run all searches of each kind, in several processes if there are to be any."""
+    if arguments.workers == 1:
+        for name in names:
+            yield replay(table, name, kinds(rungs)[name], arguments.searches, arguments.first, longest(name))
+        return
+    starts = range(0, arguments.searches, PART)
+    with ProcessPoolExecutor(arguments.workers, initializer=_begin, initargs=(arguments.table, rungs)) as pool:
+        parts = {
+            name: [
+                pool.submit(_part, name, min(PART, arguments.searches - start), arguments.first + start)
+                for start in starts
+            ]
+            for name in names
+        }
+        for name in names:
+            yield joined([part.result() for part in parts[name]])
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--searches", type=int, default=50, help="searches of each kind (default: 50)")
     parser.add_argument("--first", type=int, default=1000, help="seed of the first search (default: 1000)")
@@ -254,7 +175,14 @@ def main() -> None:
     parser.add_argument("--risk", type=float, default=RISK)
     parser.add_argument("--table", type=Path, help="packed table (default: the one that comes along)")
     parser.add_argument("--plot", type=Path, help="write area and regret against cost as a page")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: as many as cores)"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse()
     try:
         table = Table.load(*([arguments.table] if arguments.table else []))
     except (OSError, ValueError) as error:
@@ -264,30 +192,41 @@ def main() -> None:
     epochs = tuple(int(word) for word in arguments.rungs.split(",")) if arguments.rungs else usual(table.epochs)
     rungs = Rungs(epochs=epochs, risk=arguments.risk)
     rungs.check(table.epochs)
+    names = [name for name in kinds(rungs) if name.startswith(tuple((arguments.only or "").split(",")))]
+    if not names:
+        sys.exit(f"search.py: --only must be beginnings of: {'; '.join(kinds(rungs))}")
     print(
         f"{len(table.inside)} architectures, seeds {table.seeds}, {table.epochs} epochs; "
         f"{arguments.searches} searches of each kind, from seed {arguments.first}\n"
     )
     found: list[Searches] = []
-    chosen = tuple(arguments.only.split(",")) if arguments.only else ("",)
-    for name, searcher in kinds(rungs).items():
-        if name.startswith(chosen):
-            found.append(replay(table, name, searcher, arguments.searches, arguments.first, longest(name)))
-            print(f"{name}: {words(found[-1].at(COST * table.epochs))} at {COST}", file=sys.stderr, flush=True)
-    if not found:
-        parser.error(f"--only must be beginnings of: {'; '.join(kinds(rungs))}")
+    for each in replays(names, table, rungs, arguments):
+        found.append(each)
+        print(f"{each.name}: {words(each.at(COST * table.epochs))} at {COST}", file=sys.stderr, flush=True)
     print_comparison(found, table.epochs)
-    if found[0].name == "ours":
+    if names[0] == "ours":
         print()
         print_factors(found, table.epochs)
-        ruled = [each for each in found if each.name == "ours with rungs"]
-        if ruled:
-            chance = replay(
-                table, "ours with a coin", ours(coin=coin_like(ruled[0])), arguments.searches, arguments.first, COST
-            )
-            print_rungs(table, found[0], [*ruled, chance])
+    compare_rungs(table, {each.name: each for each in found}, rungs, arguments)
     if arguments.plot:
         plot(found, table.epochs, arguments.plot)
+
+
+def compare_rungs(table: Table, found: dict[str, Searches], rungs: Rungs, arguments: argparse.Namespace) -> None:
+    """Hold the searches with rungs against those without, and against a coin that stops as often."""
+    pairs = []
+    for ruled, whole in (("ours with rungs", "ours"), ("random with rungs", "random (stages first)")):
+        if ruled not in found or whole not in found:
+            continue
+        pairs.append((found[ruled], found[whole]))
+        if whole == "ours":
+            coin = ours(coin=coin_like(found[ruled]))
+            tossed = replay(table, "ours with a coin", coin, arguments.searches, arguments.first, COST)
+            pairs.append((tossed, found[whole]))
+    if pairs:
+        print_rungs(table, pairs)
+    for whole in {whole.name: whole for _, whole in pairs}.values():
+        print_oracle(table, whole, rungs)
 
 
 def plot(found: Sequence[Searches], epochs: int, path: Path) -> None:

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import pytest
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-from attnbench.table import Header, Part, Training, pack, read, read_lines  # noqa: E402
+from attnbench.table import Header, Part, Training, pack, read, read_lines
 
 HEADER = Header(protocol={"epochs": 3}, space="0" * 16, images={"train": 10, "val": 20, "test": 30}, machines=["one"])
 ROWS = [

@@ -203,6 +203,8 @@ def slots(space: ResolvedSpace, trial: optuna.Trial) -> Architecture:
     """As one would write it without us: for each block that may stand a stage, or none, and one of all settings."""
     (backbone,) = space.sites
     offered: dict[int, list[Placement]] = {each[0].stage: each for each in space.by_stage(backbone)}
+    if len({len(each) for each in offered.values()}) > 1:
+        raise ValueError("slots need as many settings at each stage as at the others")
     placed: dict[int, Placement] = {}
     for slot in range(space.most(backbone)):
         stage = trial.suggest_categorical(f"stage of block {slot}", [NONE, *map(str, offered)])

@@ -1,0 +1,170 @@
+"""What searches on a table are worth: of what they would hand over, by trainings that they did not see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from attnbench.replay import Searcher, Table, Trial
+from numpy.typing import NDArray
+from scipy import stats
+
+from nas.front import Point, dominated_area, non_dominated
+
+COST = 50
+"""Full trainings after which searches are compared."""
+LONGEST = 400
+"""Full trainings after which random search is given up: the cost at which it reaches ours is then beyond that."""
+LIMITS = 100
+"""So many limits of latency the regret is the mean over."""
+Floats = NDArray[np.float64]
+
+
+class Judge:
+    """What a search is worth that saw one seed."""
+
+    def __init__(self, table: Table, seed: int) -> None:
+        """Look up the truth, which is what the other seeds say.
+
+        Raises:
+            ValueError: If nothing is better than the bare backbone.
+        """
+        self._truth = {key: table.truth(key, seed) for key in table.inside}
+        self._ratios = table.ratios
+        self._bare = table.bare
+        bare = table.curves[table.bare, seed]
+        self._everybody = {table.bare: bare[-1]} if bare else {}
+        front = [self._truth[key] for key in table.front(seed)]
+        self.reference = (self._truth[table.bare][0], front[-1][1])
+        self._whole = dominated_area(front, self.reference)
+        if self._whole <= 0:
+            raise ValueError("nothing in the table is better than the bare backbone: there is nothing to find")
+        self._limits = np.linspace(1.0, front[-1][1], LIMITS)
+        fastest = front[0][1]
+        self._best = np.array([max(a for a, ratio in front if ratio <= max(limit, fastest)) for limit in self._limits])
+
+    def __call__(self, seen: dict[str, float]) -> tuple[float, float]:
+        """Return area and regret of what is handed over, of the validation accuracies that were seen."""
+        known = self._everybody | {key: accuracy for key, accuracy in seen.items() if key in self._truth}
+        flags = non_dominated([(accuracy, self._ratios[key]) for key, accuracy in known.items()])
+        handed = [key for key, on in zip(known, flags, strict=True) if on] or [self._bare]
+        area = dominated_area([self._truth[key] for key in handed], self.reference) / self._whole
+        order = sorted(handed, key=self._ratios.__getitem__)
+        ratios = np.array([self._ratios[key] for key in order])
+        accuracies = np.array([self._truth[key][0] for key in order])
+        # Of those within a limit the slowest is the best by looks: they are a front.
+        chosen = np.maximum(np.searchsorted(ratios, self._limits, side="right") - 1, 0)
+        return area, float(100 * (self._best - accuracies[chosen]).mean())
+
+
+@dataclass
+class Searches:
+    """Many searches of one kind: area and regret after each trial, against the epochs that were spent."""
+
+    name: str
+    spent: list[Floats]
+    """Epochs after each trial, of each search."""
+    area: list[Floats]
+    regret: list[Floats]
+    trials: list[list[Trial]]
+    seeds: list[int]
+    """The seed that each search saw."""
+
+    def at(self, epochs: float, what: str = "area") -> Floats:
+        """Return the figure of each search at a cost; 0 of the area, nan of the regret, before the first trial."""
+        found = []
+        for spent, values in zip(self.spent, getattr(self, what), strict=True):
+            paid = int(np.searchsorted(spent, epochs, side="right"))
+            found.append(values[paid - 1] if paid else (0.0 if what == "area" else math.nan))
+        return np.array(found)
+
+    def after(self, trials: int, what: str = "area") -> Floats:
+        """Return the figure of each search after so many trials."""
+        return np.array([values[min(trials, len(values)) - 1] for values in getattr(self, what)])
+
+    @property
+    def duplicates(self) -> int:
+        """How many trials trained what their search had trained before."""
+        return sum(trial.duplicate for trials in self.trials for trial in trials)
+
+
+def replay(table: Table, name: str, searcher: Searcher, searches: int, first: int, cost: int) -> Searches:
+    """Run searches until each has spent as much as so many full trainings."""
+    judges = {seed: Judge(table, seed) for seed in table.seeds}
+    result = Searches(name, [], [], [], [], [])
+    for number in range(first, first + searches):
+        seed = table.seeds[number % len(table.seeds)]
+        seen: dict[str, float] = {}
+        trials: list[Trial] = []
+        figures: list[tuple[float, float, float]] = []
+        spent = 0
+        for trial in searcher(table, seed, number):
+            spent += trial.epochs
+            if spent > cost * table.epochs:
+                break
+            trials.append(trial)
+            if trial.accuracy is not None:
+                seen[trial.architecture] = trial.accuracy
+            figures.append((spent, *(judges[seed](seen) if seen else (0.0, math.nan))))
+        columns = np.array(figures).T
+        result.spent.append(columns[0])
+        result.area.append(columns[1])
+        result.regret.append(columns[2])
+        result.trials.append(trials)
+        result.seeds.append(seed)
+    return result
+
+
+def joined(parts: Sequence[Searches]) -> Searches:
+    """Return searches of one kind that were run in parts."""
+    columns = ("spent", "area", "regret", "trials", "seeds")
+    return Searches(parts[0].name, *([each for part in parts for each in getattr(part, name)] for name in columns))
+
+
+def entering(trials: Sequence[Trial], ratios: Mapping[str, float]) -> list[bool]:
+    """Tell of each trial whether it was on the front of its search when it ended."""
+    found: list[bool] = []
+    ended: list[Point] = []
+    for trial in trials:
+        point = (-1.0 if trial.accuracy is None else trial.accuracy, ratios[trial.architecture])
+        found.append(all(non_dominated([point, other])[0] for other in ended) and trial.accuracy is not None)
+        ended.append(point)
+    return found
+
+
+def interval(values: Floats) -> tuple[float, float]:
+    """Return mean and half width of its 95 % interval, by Student's t."""
+    if len(values) < 2:
+        return float(values.mean()), math.nan
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1)) * error
+
+
+def words(values: Floats, digits: int = 3) -> str:
+    """Return mean and half width of the interval in words."""
+    mean, half = interval(values)
+    return f"{mean:.{digits}f} +- {half:.{digits}f}"
+
+
+def cost_factor(
+    mine: Searches, other: Searches, epochs: int, cost: int = COST, draws: int = 300
+) -> tuple[float, float, float]:
+    """Return how much more another search costs to reach our area at a cost, with its 95 % interval.
+
+    The interval is that of the bootstrap over the searches of both.
+    """
+    ours_now, generator = mine.at(cost * epochs), np.random.default_rng(0)
+    curves = np.array([other.at(paid * epochs) for paid in range(1, LONGEST + 1)])
+
+    def factor(level: float, mean: Floats) -> float:
+        above = np.flatnonzero(mean >= level)
+        return (above[0] + 1) / cost if len(above) else math.inf
+
+    found = []
+    for _ in range(draws):
+        level = generator.choice(ours_now, len(ours_now)).mean()
+        found.append(factor(level, curves[:, generator.integers(curves.shape[1], size=curves.shape[1])].mean(axis=1)))
+    low, high = np.quantile(found, (0.025, 0.975), method="nearest")
+    return factor(ours_now.mean(), curves.mean(axis=1)), float(low), float(high)
