@@ -37,9 +37,9 @@ class Observed:
     pending: NDArray[np.bool_]
     """Whether each is in work: (n,). One that is neither in work nor has an accuracy failed, or was not trained."""
     accuracy: Floats
-    """Accuracy, nan where none is known; what is foretold of one that was stopped early: (n,)."""
+    """Log-odds of the accuracy, nan where none is known; what is foretold of one that was stopped early: (n,)."""
     doubts: Floats
-    """Standard deviation of each accuracy beyond the noise that all have, more than 0 where it is foretold: (n,)."""
+    """Standard deviation of each beyond the noise that all have, more than 0 where it is foretold: (n,)."""
     nominal_ms: Floats
     """Nominal latency in ms, nan where none is known: (n,)."""
     excess: Floats
