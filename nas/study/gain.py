@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,10 +15,12 @@ from nas.front import non_dominated
 from nas.study.encoding import Encoding, Floats, Ints
 from nas.study.surrogate import EXACT, FITTED, Model, spread
 
-STARTUP = 5
+STARTUP = 10
 """So many architectures are known before the model is asked; until then each shows as much that is new as it can.
 
-The model is asked at once where an architecture was beyond the limits: what shows most also costs most.
+With fewer, a block that helps at one stage alone may never be tried there: what was seen looks alike then, and the
+model takes that for all there is. The model is asked at once where an architecture was beyond the limits: what shows
+most also costs most.
 """
 DRAWN = 400
 """Random architectures among the candidates."""
@@ -26,6 +30,12 @@ CLIMBED = 5
 """Candidates whose neighbours are looked at as well, twice."""
 MARGIN = 0.1
 """How far beyond the front's ends the area reaches, as a share of the front's extent."""
+STEP = 0.5
+"""So far in log-odds accuracy is taken to be a straight line of them."""
+REACH = 4.0
+"""So far in log-odds the area reaches beyond the front's best: there 98 % of its errors are gone."""
+LEAST = 1e-6
+"""Least share of right answers and of wrong ones: a forecast may round to none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +47,9 @@ class Observed:
     pending: NDArray[np.bool_]
     """Whether each is in work: (n,). One that is neither in work nor has an accuracy failed, or was not trained."""
     accuracy: Floats
-    """Log-odds of the accuracy, nan where none is known; what is foretold of one that was stopped early: (n,)."""
+    """Accuracy, 0 to 1, nan where none is known; what is foretold of one that was stopped early: (n,)."""
     doubts: Floats
-    """Standard deviation of each beyond the noise that all have, more than 0 where it is foretold: (n,)."""
+    """Standard deviation of each accuracy beyond the noise that all have, more than 0 where it is foretold: (n,)."""
     nominal_ms: Floats
     """Nominal latency in ms, nan where none is known: (n,)."""
     excess: Floats
@@ -112,15 +122,18 @@ def _candidates(encoding: Encoding, good: Ints, generator: np.random.Generator) 
 class Gain:
     """Expected growth of the area between the front and a reference point, times the probability to be within limits.
 
-    With the front's accuracies a_1 < a_2 < ... < a_n (their means under the model, so that no lucky training counts as
-    progress), h_i the latency of the quickest member that is at least as accurate as a_i, and the reference point at
-    accuracy a_0 and latency h_(n+1), above an accuracy of which a_(n+1) = infinity has no member::
+    The model believes in effects on log-odds: what a block brings is rather a share of the answers that are still wrong
+    than so many points whatever the accuracy. The area is one of accuracy all the same, because that is what counts in
+    the end. With the log-odds of the front's accuracies z_1 < z_2 < ... < z_n (their means under the model, so that no
+    lucky training counts as progress), h_i the latency of the quickest member that is at least as accurate as z_i, and
+    the reference point at z_0 and latency h_(n+1), above an accuracy of which z_(n+1) has no member::
 
-        gain = sum_i (E[(A - a_(i-1))+] - E[(A - a_i)+]) E[(h_i - L)+]
+        gain = sum_i (E[(Z - z_(i-1))+] - E[(Z - z_i)+]) c_i E[(h_i - L)+]
 
-    over i = 1 ... n + 1, for an architecture whose accuracy A and latency L are independent and normal: the area's
-    integral over accuracy, cut at the members of the front. E[(X - t)+] = s (z ndtr(z) + phi(z)) with z = (m - t) /
-    s.
+    over i = 1 ... n + 1, for an architecture whose log-odds Z and latency L are independent and normal: the area's
+    integral over log-odds, cut at the members of the front, where c_i is the rise of the accuracy from z_(i-1) to z_i
+    over their distance. Where that is beyond :data:`STEP`, it is cut once more. E[(X - t)+] = s (z ndtr(z) + phi(z))
+    with z = (m - t) / s.
 
     What was stopped early says something about the accuracies of its like, but nobody would use it: it is no member.
     """
@@ -133,35 +146,40 @@ class Gain:
         some = spread(np.flatnonzero(timed), FITTED)  # enough for what is counted: nearly a sum, and without noise
         self._latency = Model(rows[some], observed.nominal_ms[some], (EXACT,))
         told = np.isfinite(observed.accuracy)
-        self._accuracy = Model(rows[told], observed.accuracy[told], doubts=observed.doubts[told])
+        odds, doubts = in_log_odds(observed.accuracy, observed.doubts)
+        self._odds = Model(rows[told], odds[told], doubts=doubts[told])
         # Those in work are taken to turn out as the model says, so that the next one is not the same again.
         waiting = observed.pending & ~told
         if waiting.any():
-            accuracy, doubts, taken = observed.accuracy.copy(), np.where(waiting, 0.0, observed.doubts), told | waiting
-            accuracy[waiting] = self._accuracy.mean(rows[waiting])
-            self._accuracy = Model(rows[taken], accuracy[taken], doubts=doubts[taken])
+            odds[waiting], doubts[waiting], taken = self._odds.mean(rows[waiting]), 0.0, told | waiting
+            self._odds = Model(rows[taken], odds[taken], doubts=doubts[taken])
         limits = [
             Model(rows[known], column[known], (EXACT, *NOISY))
             for column in observed.excess.T
             if (known := np.isfinite(column)).sum() > 1 and (column[known] > 0).any()
         ]
-        self._models = [self._accuracy, self._latency, *limits]
+        self._models = [self._odds, self._latency, *limits]
         self._projected = [encoding.projected(model.rows) for model in self._models]
         latency = observed.nominal_ms.copy()
         latency[~timed] = self._latency.mean(rows[~timed])
         members = observed.finished | waiting
-        self._find_front(observed.vectors[members], self._accuracy.mean(rows[members]), latency[members])
+        self._find_front(observed.vectors[members], self._odds.mean(rows[members]), latency[members])
 
-    def _find_front(self, vectors: Ints, accuracy: Floats, latency: Floats) -> None:
-        members = np.flatnonzero(non_dominated(list(zip(accuracy.tolist(), latency.tolist(), strict=True))))
+    def _find_front(self, vectors: Ints, odds: Floats, latency: Floats) -> None:
+        members = np.flatnonzero(non_dominated(list(zip(odds.tolist(), latency.tolist(), strict=True))))
         members = members[np.argsort(latency[members], kind="stable")]
         self.good = vectors[members]
-        a, h = accuracy[members], latency[members]  # both ascend
-        low = a[0] - MARGIN * (max(np.ptp(a), np.std(accuracy)) or 1.0)
+        z, h = odds[members], latency[members]  # both ascend
+        low = z[0] - MARGIN * (max(np.ptp(z), np.std(odds)) or 1.0)
         # Half way to the slowest one at least: a front that is short so far, as where only the bare backbone is on it,
         # would leave no room in which what costs some latency and brings some accuracy could gain anything.
         slow = max(h[-1] + MARGIN * np.ptp(h), (h[0] + latency.max()) / 2)
-        self._edges = np.r_[low, a, np.inf]
+        ends = np.r_[low, z, z[-1] + REACH]
+        parts = [np.linspace(a, b, 1 + max(1, math.ceil((b - a) / STEP))) for a, b in itertools.pairwise(ends)]
+        self._edges = np.r_[low, np.concatenate([part[1:] for part in parts])]
+        self._starts = np.cumsum([0, *(len(part) - 1 for part in parts[:-1])])
+        widths, rises = np.diff(self._edges), np.diff(1 / (1 + np.exp(-self._edges)))
+        self._slopes = np.divide(rises, widths, out=np.zeros_like(rises), where=widths > 0)  # two as good as each other
         self._heights = np.r_[h, slow]
 
     def __call__(self, vectors: Ints) -> Floats:
@@ -172,12 +190,25 @@ class Gain:
             for model, projected in zip(self._models, self._projected, strict=True)
         ]
         (mean, deviation), (nominal, doubt), *limits = beliefs
-        over = _expected_excess(mean, deviation, self._edges[:-1])
-        over = over - np.c_[over[:, 1:], np.zeros(len(over))]
-        gain: Floats = (over * _expected_excess(-nominal, doubt, -self._heights)).sum(axis=1)
+        over = _expected_excess(mean, deviation, self._edges)
+        above = np.add.reduceat((over[:, :-1] - over[:, 1:]) * self._slopes, self._starts, axis=1)
+        gain: Floats = (above * _expected_excess(-nominal, doubt, -self._heights)).sum(axis=1)
         for excess, deviation in limits:
             gain = gain * ndtr(-excess / deviation)
         return gain
+
+
+def in_log_odds(accuracy: Floats, doubts: Floats) -> tuple[Floats, Floats]:
+    """Return accuracies and their standard deviations as log-odds, to first order; nan stays nan.
+
+    None or all right would be infinite: an accuracy is taken to be at least half as far from both ends as the nearest
+    one that is not there.
+    """
+    shares = np.r_[accuracy, 1 - accuracy]
+    least = max(np.min(shares, where=shares > 0, initial=1.0) / 2, LEAST)  # nan is not above 0
+    inner = np.clip(accuracy, least, 1 - least)
+    slope = inner * (1 - inner)
+    return np.log(inner / (1 - inner)), np.where(doubts > 0, doubts / slope, 0.0)
 
 
 NOISY = (0.01, 0.1)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import math
 import random
 import statistics
 import warnings
@@ -34,7 +33,6 @@ Distribution = optuna.distributions.BaseDistribution
 _DUPLICATES = 20
 _DRAWS = 1000
 _LEAST_DOUBT = 1e-6  # however sure a forecast is of itself, it is none of a finished one
-_LEAST_SHARE = 1e-6  # of right answers and of wrong ones: a forecast may round to none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +130,7 @@ def _suggest(space: ResolvedSpace, known: Sequence[Known], seed: int) -> Proposa
     entries = [entry for _, entry in inside]
     limits = sorted({name for entry in entries for name in entry.excess})
     nan = float("nan")
-    accuracy, doubts = _in_log_odds([_told(entry) for entry in entries])
+    told = [_told(entry) for entry in entries]
     times = [entry.values[1] if entry.values else entry.nominal_ms for entry in entries]
     excess = [[entry.excess.get(name, nan) for name in limits] for entry in entries]
     # What failed, for want of memory mostly, is as good as beyond a limit: its neighbours may fail, too.
@@ -147,8 +145,8 @@ def _suggest(space: ResolvedSpace, known: Sequence[Known], seed: int) -> Proposa
     observed = Observed(
         vectors=np.array([vector for vector, _ in inside], dtype=np.int64).reshape(len(inside), len(encoding.stages)),
         pending=np.array([entry.pending for entry in entries], dtype=bool),
-        accuracy=np.array(accuracy, dtype=float),
-        doubts=np.array(doubts, dtype=float),
+        accuracy=np.array([accuracy for accuracy, _ in told]),
+        doubts=np.array([doubt for _, doubt in told]),
         nominal_ms=np.array([nan if time is None else time for time in times]),
         excess=np.array(excess, dtype=float).reshape(len(entries), len(limits) + any(failed)),
     )
@@ -167,21 +165,6 @@ def _told(entry: Known) -> tuple[float, float]:
         return float("nan"), 0.0
     accuracy, deviation = entry.forecast
     return accuracy, max(deviation, _LEAST_DOUBT)
-
-
-def _in_log_odds(told: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    """Return accuracies and their standard deviations as log-odds, to first order; nan stays nan.
-
-    What a block brings is rather a share of the answers that are still wrong than so many points whatever the accuracy,
-    so effects add up better in log-odds. None or all right would be infinite: an accuracy is taken to be at least half
-    as far from both ends as the nearest one that is not there.
-    """
-    shares = [share for accuracy, _ in told for share in (accuracy, 1 - accuracy)]
-    least = max(min((share for share in shares if share > 0), default=1.0) / 2, _LEAST_SHARE)  # nan is not above 0
-    inner = [accuracy if math.isnan(accuracy) else min(max(accuracy, least), 1 - least) for accuracy, _ in told]
-    odds = [math.log(accuracy / (1 - accuracy)) for accuracy in inner]
-    doubts = [doubt and doubt / (accuracy * (1 - accuracy)) for accuracy, (_, doubt) in zip(inner, told, strict=True)]
-    return odds, doubts
 
 
 def _architecture(space: ResolvedSpace, params: Mapping[str, Any]) -> Architecture:

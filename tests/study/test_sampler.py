@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -10,7 +9,7 @@ import toy
 
 from nas.space import SearchSpace
 from nas.study.gain import Observed
-from nas.study.sampler import SAMPLERS, Known, Proposal, _in_log_odds, _rebuild, _values, propose, resolve_sampler
+from nas.study.sampler import SAMPLERS, Known, Proposal, _rebuild, _values, propose, resolve_sampler
 
 
 def search(
@@ -154,30 +153,11 @@ def test_the_model_is_told_a_forecast_in_doubt_and_no_failure(monkeypatch: pytes
     monkeypatch.setattr("nas.study.gain.suggest", lambda _encoding, observed, _seed: told.append(observed))
     propose(space, [*known, *last], sampler="additive", seed=0)
     (observed,) = told
-    told_odds, shares = observed.accuracy[-4:].tolist(), (0.2, 0.2, 0.2, 0.3)
-    assert told_odds == pytest.approx([math.log(share / (1 - share)) for share in shares])
-    assert observed.doubts[-4:-1].tolist() == pytest.approx([0.02 / (0.2 * 0.8)] * 3)
+    assert observed.accuracy[-4:].tolist() == [0.2, 0.2, 0.2, 0.3]
+    assert observed.doubts[-4:-1].tolist() == [0.02] * 3
     assert observed.finished.tolist() == [True] * 12 + [False] * 4  # even one that is sure of itself
     assert observed.excess.shape == (16, 0)  # nothing failed
     assert observed.nominal_ms[-4:].tolist() == [entry.nominal_ms for entry in last]
-
-
-@pytest.mark.parametrize(
-    ("accuracies", "expected"),
-    [
-        pytest.param((0.75, 0.9), (0.75, 0.9), id="as they are"),
-        pytest.param((0.0, 1.0, 0.98, 0.5), (0.01, 0.99, 0.98, 0.5), id="both ends"),
-        pytest.param((0.0, 0.0), (0.5, 0.5), id="nothing learnt"),
-        pytest.param((1.0, 0.6), (0.8, 0.6), id="all right"),
-        pytest.param((1e-20, 0.6), (1e-6, 0.6), id="a forecast that rounds to none"),
-        pytest.param((math.nan, 0.6), (math.nan, 0.6), id="not trained"),
-        pytest.param((), (), id="nothing known"),
-    ],
-)
-def test_accuracies_are_told_as_log_odds(accuracies: tuple[float, ...], expected: tuple[float, ...]) -> None:
-    odds, doubts = _in_log_odds([(accuracy, 0.0) for accuracy in accuracies])
-    assert odds == pytest.approx([math.log(share / (1 - share)) for share in expected], nan_ok=True)
-    assert doubts == [0.0] * len(accuracies)
 
 
 def test_a_forecast_changes_what_our_own_proposes() -> None:

@@ -13,7 +13,7 @@ from scipy.linalg import LinAlgError
 from nas.architecture import Architecture, Placement
 from nas.space import SearchSpace
 from nas.study.encoding import Encoding, Floats, Ints
-from nas.study.gain import STARTUP, Gain, Observed, suggest
+from nas.study.gain import STARTUP, Gain, Observed, in_log_odds, suggest
 from nas.study.surrogate import EXACT, Model
 
 BLOCKS = ("se", "eca", "cbam", "simam")
@@ -207,18 +207,20 @@ class TestGain:
         accuracy = 0.8 + 0.02 * rows @ effects(encoding, 2) + 0.01 * generator.standard_normal(len(rows))
         gain = Gain(encoding, observed(vectors, accuracy, latency))
         others = drawn(encoding, 30, seed=6)
-        mean, deviation = gain._accuracy.predict(encoding.rows(others))
+        mean, deviation = gain._odds.predict(encoding.rows(others))
         middle, doubt = gain._latency.predict(encoding.rows(others))
-        reference = (gain._edges[0], gain._heights[-1])
-        believed = list(zip(gain._accuracy.predict(rows)[0], latency, strict=True))
+        reference = (share(gain._edges[0]), gain._heights[-1])
+        believed = list(zip(share(gain._odds.predict(rows)[0]), latency, strict=True))
         before = area(believed, reference)
         expected = gain(others)
         rare = 1e-3 * expected.max()  # what happens in none of so many draws
         for number in range(0, len(others), 3):
             draws = generator.standard_normal((2, 4000))
-            a, h = mean[number] + deviation[number] * draws[0], middle[number] + doubt[number] * draws[1]
+            a, h = share(mean[number] + deviation[number] * draws[0]), middle[number] + doubt[number] * draws[1]
             grown = np.array([area([*believed, point], reference) for point in zip(a, h, strict=True)]) - before
-            assert expected[number] == pytest.approx(grown.mean(), abs=4 * grown.std() / np.sqrt(len(grown)) + rare)
+            # Accuracy is taken to be straight pieces of log-odds, which leaves a percent or two.
+            doubtful = 4 * grown.std() / np.sqrt(len(grown)) + 0.02 * grown.mean() + rare
+            assert expected[number] == pytest.approx(grown.mean(), abs=doubtful)
 
     def test_it_is_small_where_a_limit_is_likely_to_be_passed(self, encoding: Encoding) -> None:
         vectors = drawn(encoding, 60)
@@ -246,7 +248,7 @@ class TestGain:
         without = Gain(encoding, observed(vectors, np.where(np.arange(30) == 7, np.nan, accuracy), latency))
         assert vectors[7].tolist() in sure.good.tolist()
         assert vectors[7].tolist() not in stopped.good.tolist()
-        means = [gain._accuracy.mean(rows[7:8])[0] for gain in (without, stopped, sure)]
+        means = [gain._odds.mean(rows[7:8])[0] for gain in (without, stopped, sure)]
         assert means[0] < means[1] < means[2]
 
     def test_it_reaches_half_way_to_the_slowest(self, encoding: Encoding) -> None:
@@ -255,6 +257,11 @@ class TestGain:
         gain = Gain(encoding, observed(vectors, np.r_[0.9, np.linspace(0.6, 0.7, len(vectors) - 1)], latency))
         assert gain.good.tolist() == [[0, 0, 0, 0]]
         assert gain._heights[-1] == 2.0
+
+
+def share(odds: Floats) -> Floats:
+    """Return the accuracy of log-odds."""
+    return 1 / (1 + np.exp(-odds))
 
 
 def area(points: list[tuple[float, float]], reference: tuple[float, float]) -> float:
@@ -318,3 +325,24 @@ class TestSuggestions:
         vectors = np.array(list(itertools.product(*(range(len(options)) for options in encoding.stages))))
         assert len(vectors) > STARTUP
         assert suggest(encoding, observed(vectors, np.linspace(0, 1, len(vectors)), np.ones(len(vectors))), 0) is None
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "expected"),
+    [
+        pytest.param((0.75, 0.9), (0.75, 0.9), id="as they are"),
+        pytest.param((0.0, 1.0, 0.98, 0.5), (0.01, 0.99, 0.98, 0.5), id="both ends"),
+        pytest.param((0.0, 0.0), (0.5, 0.5), id="nothing learnt"),
+        pytest.param((1.0, 0.6), (0.8, 0.6), id="all right"),
+        pytest.param((0.8, 0.2, 0.8), (0.8, 0.2, 0.8), id="nothing at an end"),
+        pytest.param((1e-20, 0.6), (1e-6, 0.6), id="a forecast that rounds to none"),
+        pytest.param((np.nan, 0.6), (np.nan, 0.6), id="not trained"),
+        pytest.param((), (), id="nothing known"),
+    ],
+)
+def test_accuracies_are_believed_in_as_log_odds(accuracies: tuple[float, ...], expected: tuple[float, ...]) -> None:
+    odds, doubts = in_log_odds(np.array(accuracies), np.full(len(accuracies), 0.01))
+    shares = np.array(expected)
+    assert odds == pytest.approx(np.log(shares / (1 - shares)), nan_ok=True)
+    assert doubts == pytest.approx(0.01 / (shares * (1 - shares)), nan_ok=True)
+    assert in_log_odds(np.array(accuracies), np.zeros(len(accuracies)))[1].tolist() == [0.0] * len(accuracies)
