@@ -92,12 +92,13 @@ def _with_errors(trace: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     return {**trace, **errors, "error_y": {**style, "array": up_y, "arrayminus": down_y}}
 
 
-def progress_figure(rows: Iterable[Row], last_trial: int | None = None) -> Any:
+def progress_figure(rows: Iterable[Row], last_trial: int | None = None, gained: int | None = None) -> Any:
     """Draw the share of the dominated area over the trials, and mark the last trial by which it grew beyond noise.
 
     Args:
         rows: At least two finished trials.
         last_trial: Number of the last trial that was trained, if others than finished ones were.
+        gained: Number of the trial to mark, if it is not to be found from the rows.
 
     Returns:
         A ``plotly.graph_objects.Figure``.
@@ -121,7 +122,7 @@ def progress_figure(rows: Iterable[Row], last_trial: int | None = None) -> Any:
     up = {**_AXIS, "title": {"text": "dominated area,<br>% of that of all trials"}, "range": (0, 105), "nticks": 6}
     # The label of the line has its place above the axes, and the menu above that.
     layout = _look(across, up) | {"margin": {"l": 75, "r": 16, "t": 52, "b": 50}, "hovermode": "x"}
-    gain = last_gain(rows)
+    gain = last_gain(rows) if gained is None else gained
     if gain is not None:
         dots = {"yref": "paper", "y0": 0, "y1": 1, "line": {"color": "#555555", "width": 1.5, "dash": "dot"}}
         layout["shapes"] = [{"type": "line", "x0": gain, "x1": gain, **dots}]
@@ -178,7 +179,13 @@ def _annotation(row: Row, shift: tuple[int, int]) -> dict[str, Any]:
 
 
 def write_pareto(
-    rows: Iterable[Row], path: str | Path, *, title: str, facts: Mapping[str, str], last_trial: int | None = None
+    rows: Iterable[Row],
+    path: str | Path,
+    *,
+    title: str,
+    facts: Mapping[str, str],
+    last_trial: int | None = None,
+    gained: int | None = None,
 ) -> None:
     """Write one self-contained page: the recommendation, the plot, the front as a table, the progress, the facts.
 
@@ -190,6 +197,7 @@ def write_pareto(
         title: Heading of the page.
         facts: What a reader needs to judge the figures: study, data, device, protocol, number of trials ...
         last_trial: As :func:`progress_figure` takes it.
+        gained: As well.
     """
     rows = mark_front(rows)
     answer, figure, script = "No trial has finished yet.", "", b""
@@ -197,7 +205,7 @@ def write_pareto(
         answer = recommend(rows).sentence
         figure = f'<div class="plot">{_drawn(pareto_figure(rows), "pareto")}</div>{_NOTE}{_table(rows)}'
         if len(rows) > 1:
-            progress = _drawn(progress_figure(rows, last_trial), "progress")
+            progress = _drawn(progress_figure(rows, last_trial, gained), "progress")
             figure += f'<h2>Progress</h2>{_PROGRESS_NOTE}<div class="plot low">{progress}</div>'
         script = b"<script>" + _plotly_js() + b"</script>"
     entries = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())

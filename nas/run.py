@@ -291,7 +291,12 @@ def write_files(study: Study, folder: Path) -> None:
     rows = with_probabilities(study.rows())
     report.write_front_csv(rows, folder / "front.csv")
     report.write_pareto(
-        rows, folder / "pareto.html", title=study.name, facts=facts(study), last_trial=study.last_trial()
+        rows,
+        folder / "pareto.html",
+        title=study.name,
+        facts=facts(study),
+        last_trial=study.last_trial(),
+        gained=study.last_gain(),
     )
     if rows:
         export.write(export.config(study, recommend(rows).row), folder / "best.json")

@@ -2,7 +2,7 @@
 
 An architecture's latency is known before its first epoch; only its accuracy is open. So at a rung, an epoch at which
 trainings are looked at, one is compared with those alone that are at most as slow as it is: with the one among them
-that did best at this rung. It is stopped if it will hardly end above that one. Latencies are compared as they were
+that did best at this rung. It is stopped if it is unlikely to end above that one. Latencies are compared as they were
 measured: of two that are alike within the noise either may be the other's rival.
 
 How likely it is to end above follows from the trainings that went on to the end. On the scale of log-odds, in which a
@@ -108,7 +108,7 @@ class Forecast:
     accuracy: float
     """Median of the final accuracy, 0 to 1."""
     deviation: float
-    """Standard error of the final accuracy, to first order."""
+    """Standard error of the final accuracy: half the distance of what lies one of its log-odds above and below."""
     degrees: int
     """Degrees of freedom of that."""
 
@@ -180,9 +180,11 @@ class Line:
     def forecast(self, accuracy: float) -> Forecast:
         """Return what an accuracy at the rung foretells."""
         z = log_odds(accuracy, self.images)
-        share = 1 / (1 + math.exp(-(self.intercept + self.slope * z)))
+        end = self.intercept + self.slope * z
         spread = math.sqrt(self.residual**2 * (1 + 1 / self.count) + (self.slope_error * (z - self.centre)) ** 2)
-        return Forecast(accuracy=share, deviation=spread * share * (1 - share), degrees=self.count - 2)
+        # Not by the slope at the end: near 0 and 1 it vanishes, and a forecast that is far off would look sure.
+        deviation = (_share(end + spread) - _share(end - spread)) / 2
+        return Forecast(accuracy=_share(end), deviation=deviation, degrees=self.count - 2)
 
     def chance(self, accuracy: float, rival: float) -> float:
         """Return the probability that one ends above another, from what both had at the rung."""
@@ -201,6 +203,11 @@ def log_odds(accuracy: float, images: int) -> float:
     return math.log((right + 0.5) / (images - right + 0.5))
 
 
+def _share(odds: float) -> float:
+    """Return the accuracy of log-odds, however large they are: a steep line may say anything."""
+    return 0.5 * (1 + math.tanh(odds / 2))
+
+
 def line_at(rung: int, trainings: Iterable[Training], *, epochs: int, images: int) -> Line | None:
     """Draw the line through the trainings that went on to the end.
 
@@ -211,8 +218,9 @@ def line_at(rung: int, trainings: Iterable[Training], *, epochs: int, images: in
         images: Number of validation images.
 
     Returns:
-        None where there are fewer than :data:`FEWEST`, where all had one accuracy at the rung, and where the line does
-        not rise: the rung then says nothing.
+        None where there are fewer than :data:`FEWEST`, where they had only one or two different accuracies at the rung,
+        so that a single one may decide how steep the line is, and where the line does not rise: the rung then says
+        nothing.
     """
     whole = [training.curve for training in trainings if len(training.curve) == epochs]
     if len(whole) < FEWEST:
@@ -221,7 +229,7 @@ def line_at(rung: int, trainings: Iterable[Training], *, epochs: int, images: in
     y = [log_odds(curve[-1], images) for curve in whole]
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     width = sum((each - mean_x) ** 2 for each in x)
-    if width <= 1e-12:
+    if len(set(x)) < 3:
         return None
     slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / width
     if slope <= 0:

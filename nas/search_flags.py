@@ -54,8 +54,8 @@ def _stopping_flags(stopping: argparse._ArgumentGroup) -> None:
         "--rungs",
         default="none",
         metavar="A,B,...",
-        help="epochs at which trainings are stopped that will hardly beat one that is as fast: auto is 1,3,9 and so on "
-        "(default: none)",
+        help="epochs at which trainings are stopped that are unlikely to beat one that is as fast: auto is those of "
+        "1,3,9 and so on that lie before the last (default: none)",
     )
     stopping.add_argument(
         "--risk",

@@ -285,6 +285,11 @@ def test_progress_goes_on_while_trainings_are_stopped() -> None:
     assert list(progress_figure(rows, last_trial=whole[-1]).data[0].x) == whole
 
 
+def test_the_mark_of_the_last_growth_may_be_the_study_s_own() -> None:
+    (line,) = progress_figure(make_rows(6), gained=2).layout.shapes
+    assert line.x0 == line.x1 == 2
+
+
 @pytest.mark.parametrize(("count", "drawn"), [(0, False), (1, False), (2, True), (50, True)])
 def test_progress_is_drawn_from_two_trials_on(count: int, drawn: bool, tmp_path: Path) -> None:
     page = page_of(make_rows(count), tmp_path)

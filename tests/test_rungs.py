@@ -13,6 +13,7 @@ from nas.rungs import FEWEST, Line, Rungs, Training, judge, line_at, log_odds, u
 IMAGES = 400
 EPOCHS = 4
 ONE = Rungs(epochs=(1,))
+FORM = {"epochs": EPOCHS, "images": IMAGES}
 
 
 def from_odds(z: float) -> float:
@@ -60,6 +61,23 @@ class TestLine:
         odds = [each.deviation / (each.accuracy * (1 - each.accuracy)) for each in (middle, far)]
         assert odds[0] < odds[1]
 
+    def test_however_steep_it_is_it_forecasts(self) -> None:
+        ends = [(0.5, 0.6), (0.5, 0.9), (0.5, 0.7), (0.5025, 0.999), (0.505, 0.9995)] * 2
+        line = line_at(1, [Training(ratio=1, curve=(first, 0.5, 0.5, last)) for first, last in ends], **FORM)
+        assert line is not None
+        assert line.slope > 100
+        for accuracy in (0.0, 0.01, 0.5, 0.99, 1.0):
+            forecast = line.forecast(accuracy)
+            assert 0 <= forecast.accuracy <= 1
+            assert 0 <= forecast.deviation <= 0.5
+
+    def test_near_the_middle_a_deviation_is_that_of_the_slope(self) -> None:
+        line = line_at(1, world(400, 0.02), **FORM)
+        assert line is not None
+        forecast = line.forecast(0.5)
+        slope = forecast.accuracy * (1 - forecast.accuracy)
+        assert forecast.deviation == pytest.approx(slope * line.residual * math.sqrt(1 + 1 / 400), rel=0.01)
+
     def test_the_chance_is_half_for_equals_and_symmetric(self) -> None:
         line = line_at(1, world(30, 0.3), epochs=EPOCHS, images=IMAGES)
         assert line is not None
@@ -88,10 +106,11 @@ class TestLine:
         [
             world(FEWEST - 1, 0.1),
             [training(0.0, z / 10) for z in range(20)],
+            [*(training(0.0, z / 10) for z in range(20)), training(0.01, 3.0)],
             world(20, 0.1, slope=-1.0),
             [begun(z / 10) for z in range(20)],
         ],
-        ids=["too few", "one accuracy at the rung", "falling", "none to the end"],
+        ids=["too few", "one accuracy at the rung", "two", "falling", "none to the end"],
     )
     def test_there_is_none_where_the_rung_says_nothing(self, trainings: list[Training]) -> None:
         assert line_at(1, trainings, epochs=EPOCHS, images=IMAGES) is None

@@ -17,9 +17,9 @@ from nas.rungs import StoppedError
 from nas.space import ResolvedSpace
 from nas.study.binding import RUNGS, bind, check_name
 from nas.study.record import Record, close
-from nas.study.sampler import Proposal, distributions
+from nas.study.sampler import Distribution, Proposal, distributions
 from nas.study.storage import connect, lock
-from nas.study.trials import CURVE, FORECAST, IMAGES, INTERRUPTED, id_of, params_of
+from nas.study.trials import CURVE, FORECAST, IMAGES, INTERRUPTED, id_of, params_of, was_stopped
 from nas.study.worker import Worker, is_dead
 
 AGAIN = "tried_again"
@@ -78,11 +78,14 @@ class Study(Record):
             attributes["memory"] = dict(proposal.memory)
         # In one transaction: to queue it, to ask for it and to suggest each parameter takes a dozen, and three times as
         # long, and leaves a trial without its attributes if the process is killed between two of them.
+        return self._begin(params, distributions(space, params), attributes)
+
+    def _begin(
+        self, params: dict[str, Any], questions: dict[str, Distribution], attributes: dict[str, Any]
+    ) -> optuna.Trial:
+        """Start a trial that has its parameters already."""
         template = optuna.trial.create_trial(
-            state=TrialState.RUNNING,
-            params=params,
-            distributions=distributions(space, params),
-            user_attrs=attributes,
+            state=TrialState.RUNNING, params=params, distributions=questions, user_attrs=attributes
         )
         trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=template)
         return optuna.Trial(self._study, trial_id)
@@ -105,11 +108,16 @@ class Study(Record):
     def finish(self, trial: optuna.Trial, evaluation: Evaluation) -> bool:
         """Record an evaluation. Returns False if the trial had been taken over because this worker seemed dead.
 
-        What was measured is kept before the trial is told, so that no crash in between can lose it.
+        What was measured is kept before the trial is told, so that no crash in between can lose it. Where the worker
+        that took over has stopped the same training at a rung meanwhile, the finished one counts, as another trial.
         """
         self.store.put(self.architecture(trial), self.protocol_hash, evaluation)
         with self.lock():
-            if self._trials()[trial.number].state.is_finished():
+            frozen = self._trials()[trial.number]
+            if frozen.state.is_finished():
+                alike = [other for other in self._trained() if id_of(other) == id_of(frozen)]
+                if alike and all(was_stopped(other) for other in alike):
+                    self._tell(self._begin(params_of(frozen), frozen.distributions, _proposed(frozen)), evaluation)
                 return False
             self._tell(trial, evaluation)
         return True
@@ -178,10 +186,8 @@ class Study(Record):
         frozen = self._trials()[trial.number]
         others = self._trials(TrialState.WAITING, TrialState.RUNNING)
         if id_of(frozen) not in self._done() | {id_of(other) for other in others if other.number != frozen.number}:
-            kept = {key: value for key, value in frozen.user_attrs.items() if key in _PROPOSED}
-            self._study.enqueue_trial(
-                params_of(frozen), user_attrs={**kept, "retry_of": frozen.number, **(noted or {})}
-            )
+            attributes = {**_proposed(frozen), "retry_of": frozen.number, **(noted or {})}
+            self._study.enqueue_trial(params_of(frozen), user_attrs=attributes)
 
     def repair(self) -> int:
         """Fail the trials of dead workers and queue their architectures again. Call it under the study's lock.
@@ -217,3 +223,8 @@ class Study(Record):
     def lock(self) -> AbstractContextManager[object]:
         """Return the lock under which trials are started and repaired: one process at a time."""
         return lock(self.url, "ask")
+
+
+def _proposed(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the attributes that a trial has from its proposal."""
+    return {key: value for key, value in trial.user_attrs.items() if key in _PROPOSED}

@@ -200,21 +200,26 @@ class Record:
         """Return the trials that were trained, to the end or to a rung."""
         return [trial for trial in self._trials(TrialState.COMPLETE, TrialState.PRUNED) if was_trained(trial)]
 
-    def since_gain(self) -> int:
-        """Return how many architectures were trained, to the end or to a rung, since the front last grew beyond noise.
+    def last_gain(self) -> int | None:
+        """Return the number of the last trial by which the front grew beyond noise; None before the first one.
 
-        The controls do not count: nobody proposed them. Nor do further seeds, which are trained when the search has
-        ended, and must not make it go on when it is resumed.
+        Further seeds do not count: they are trained when the search has ended, and must not make it go on when it is
+        resumed.
         """
-        trials = self._trained()
+        trials = self._trials(TrialState.COMPLETE)
         evaluations = self._evaluations()
-        rows = [
+        return last_gain(
             make_row(trial, self.architecture(trial), evaluations[id_of(trial)], [], None, self.limits)
             for trial in trials
-            if trial.state == TrialState.COMPLETE
-        ]
-        gained = last_gain(rows)
-        trained = {id_of(trial): trial for trial in trials}
+        )
+
+    def since_gain(self) -> int:
+        """Return how many architectures were trained, to the end or to a rung, since :meth:`last_gain`.
+
+        The controls do not count: nobody proposed them.
+        """
+        trained = {id_of(trial): trial for trial in self._trained()}
+        gained = self.last_gain()
         if gained is None:
             return 0
         return sum(trial.number > gained and "control" not in trial.user_attrs for trial in trained.values())

@@ -261,6 +261,23 @@ def test_what_a_worker_taken_for_dead_has_finished_is_not_lost(tmp_path: Path) -
     assert architecture in [row.architecture for row in study.rows()]
 
 
+def test_one_that_is_finished_after_another_worker_has_stopped_it_counts(tmp_path: Path) -> None:
+    study = create(tmp_path)
+    search(study, None, budget=12)
+    with Worker(study.store) as slow, Worker(study.store) as other:
+        trial, again = taken_over(study, slow, other)
+        architecture = study.architecture(trial)
+        study.stop(again, stop_for(study, architecture))
+        for _ in range(2):  # a second time it is there already
+            assert not study.finish(trial, outcome_of(architecture))
+    tally = study.tally()
+    assert (tally.finished, tally.stopped, tally.spent, tally.running) == (13, 0, 13, 0)
+    (row,) = [row for row in study.rows() if row.architecture == architecture]
+    assert row.accuracy == outcome_of(architecture).accuracy
+    (last,) = [entry for entry in tally.known if entry.id == architecture.id and entry.values is not None]
+    assert last.params == tally.known[-2].params != {}  # a proposal of the space, as it was before
+
+
 def test_a_reader_that_another_worker_overtakes_finds_what_it_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
