@@ -15,8 +15,13 @@ area    what the handed-over architectures dominate beyond the bare backbone's a
 regret  by how much what looks best of these within a limit of latency is less accurate than the best of the space
         within it, in percentage points: the mean over a hundred limits from the bare backbone's latency to that one
 
-Ranges are 95 % intervals of the mean over the searches; the half of them that sees one seed is judged by the other.
+Ranges are 95 % intervals of the mean over the searches: they say what chance in the search does, on this table. The
+half of the searches that sees one seed is judged by the other; both halves are printed, too. The truth is itself one
+test of a finite number of images, and its front the luckiest of all architectures, which makes every area smaller and
+every regret larger than they are. Latencies are those that the searches saw.
+
 Cost is in epochs, and told in full trainings; a figure at a cost is that of the last trial that was paid for by then.
+Plain Optuna trains again what it proposes again; in the last column that is free.
 """
 
 from __future__ import annotations
@@ -29,25 +34,47 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from attnbench.replay import Coin, Searcher, Table, Trial, conditional, ours, plain, slots, uniform
-from attnbench.worth import COST, LONGEST, Searches, cost_factor, entering, interval, joined, replay, words
+from attnbench.replay import Coin, Searcher, Table, conditional, ours, plain, slots, uniform
+from attnbench.worth import (
+    COST,
+    LONGEST,
+    Searches,
+    cost_factor,
+    entering,
+    interval,
+    joined,
+    replay,
+    words,
+    wrong_stops,
+)
 
 from nas.rungs import FEWEST, RISK, Rungs, usual
 
-PATIENT = ("random", "uniform")
-"""How the names begin of the searches that go on for so long."""
+RANDOM_SLOTS = "plain random, slots"
+PATIENT = ("uniform random", "random (stages first)", RANDOM_SLOTS)
+"""The searches that go on for so long."""
 PART = 10
 """So many searches of a kind are one piece of work for a process."""
 
 
-def print_comparison(found: Sequence[Searches], epochs: int) -> None:
-    costs = (10, 20, COST, 100)
-    shown = "".join(f"{f'area at {cost}':>18}" for cost in costs)
-    print(f"{'search':<28}{shown}{f'regret at {COST}':>18}{'duplicates':>12}")
+def print_comparison(found: Sequence[Searches], table: Table) -> None:
+    """Print area and regret of each kind at some costs."""
+    costs, now = (10, 20, COST, 100), COST * table.epochs
+    shown = "".join(f"{f'area at {cost}':>17}" for cost in costs)
+    seeds = "seeds " + "/".join(map(str, table.seeds))
+    print(f"{'search':<30}{shown}{seeds:>14}{f'regret at {COST}':>16}{'again':>7}{'area if free':>17}")
     for each in found:
-        shown = [words(each.at(cost * epochs)) if cost <= longest(each.name) else "-" for cost in costs]
-        areas = "".join(f"{figure:>18}" for figure in shown)
-        print(f"{each.name:<28}{areas}{words(each.at(COST * epochs, 'regret'), 2):>18}{each.duplicates:>12}")
+        shown = [words(each.at(cost * table.epochs)) if cost <= longest(each.name) else "-" for cost in costs]
+        areas = "".join(f"{figure:>17}" for figure in shown)
+        area = each.at(now)
+        halves = "/".join(f"{area[np.array(each.seeds) == seed].mean():.3f}" for seed in table.seeds)
+        free = words(each.at(now, again_is_free=True)) if each.duplicates(now) else "-"
+        regret = words(each.at(now, "regret"), 2)
+        print(f"{each.name:<30}{areas}{halves:>14}{regret:>16}{each.duplicates(now):>7.1f}{free:>17}")
+    print(
+        f"seeds: area at {COST} of those that saw that seed. again: those of {COST} trainings that were there before.\n"
+        f"area if free: at {COST}, if those cost nothing"
+    )
 
 
 def print_factors(found: Sequence[Searches], epochs: int) -> None:
@@ -63,19 +90,24 @@ def print_factors(found: Sequence[Searches], epochs: int) -> None:
 
 def print_rungs(table: Table, pairs: Sequence[tuple[Searches, Searches]]) -> None:
     """Say what rungs save and what they cost: each kind against the same searches without rungs."""
-    print(f"\n{'':<28}{'epochs':>8}{'stopped':>9}{'area, trials':>18}{'area, cost':>18}{'wrong':>8}{'lost':>8}")
+    parts = ("epochs", "stopped", "wrong", "lost", "own wrong", "own lost")
+    print(f"\n{'':<30}{'area, trials':>17}{'area, cost':>17}{''.join(f'{part:>11}' for part in parts)}")
     for ruled, whole in pairs:
         trials = [row[:COST] for row in ruled.trials]
-        share = np.mean([sum(trial.epochs for trial in row) / (table.epochs * len(row)) for row in trials])
-        stopped = np.mean([sum(trial.stopped for trial in row) / len(row) for row in trials])
-        wrong, lost = _wrong(table, trials, ruled.seeds)
+        shares = [np.mean([sum(trial.epochs for trial in row) / (table.epochs * len(row)) for row in trials])]
+        shares.append(np.mean([sum(trial.stopped for trial in row) / len(row) for row in trials]))
+        for own in (False, True):
+            counts = [wrong_stops(table, row, seed, own) for row, seed in zip(trials, ruled.seeds, strict=True)]
+            stopped, members, both = map(sum, zip(*counts, strict=True))
+            shares += [both / max(1, stopped), both / max(1, members)]
         as_many = words(ruled.after(COST) - whole.after(COST))
         as_dear = words(ruled.at(COST * table.epochs) - whole.at(COST * table.epochs))
-        print(f"{ruled.name:<28}{share:>8.3f}{stopped:>9.3f}{as_many:>18}{as_dear:>18}{wrong:>8.3f}{lost:>8.3f}")
+        print(f"{ruled.name:<30}{as_many:>17}{as_dear:>17}{''.join(f'{share:>11.3f}' for share in shares)}")
     print(
-        f"epochs, stopped: shares of {COST} trials. area: difference to the same searches without rungs, with as many\n"
-        f"trials and at the cost of {COST} trainings. wrong: share of the stopped that is on the true front.\n"
-        "lost: share of the true front's members that came up and were stopped"
+        f"area: difference to the same searches without rungs, with as many trials, {COST}, and at the cost of {COST}\n"
+        "trainings. epochs, stopped: shares of those trials. wrong: share of the stopped that is on the true front;\n"
+        "lost: share of the true front's members that came up and were stopped. own: of the front that the search\n"
+        "itself would have had, had it stopped nothing"
     )
 
 
@@ -92,18 +124,6 @@ def print_oracle(table: Table, whole: Searches, rungs: Rungs) -> None:
     )
 
 
-def _wrong(table: Table, searches: Sequence[Sequence[Trial]], seeds: Sequence[int]) -> tuple[float, float]:
-    """Return the share of the stopped that are on the true front, and of the front's members that were stopped."""
-    fronts = {seed: set(table.front(seed)) for seed in table.seeds}
-    stopped = members = both = 0
-    for seed, trials in zip(seeds, searches, strict=True):
-        front = fronts[seed]
-        stopped += sum(trial.stopped for trial in trials)
-        members += sum(trial.architecture in front for trial in trials)
-        both += sum(trial.stopped and trial.architecture in front for trial in trials)
-    return both / max(1, stopped), both / max(1, members)
-
-
 def kinds(rungs: Rungs) -> dict[str, Searcher]:
     """Return all kinds of searches; the first is ours as it comes."""
     found: dict[str, Searcher] = {
@@ -113,17 +133,27 @@ def kinds(rungs: Rungs) -> dict[str, Searcher]:
         "ours with rungs": ours(rungs=rungs),
         "random with rungs": ours("random", rungs=rungs),
     }
+    for sampler in ("tpe", "nsga2", "gp"):
+        found[f"ours, sampler {sampler}"] = ours(sampler)
+    found[RANDOM_SLOTS] = plain("random", slots)
     for sampler in ("tpe", "tpe multivariate", "nsga2", "gp"):
         found[f"plain {sampler}, slots"] = plain(sampler, slots)
+    for sampler in ("tpe", "tpe multivariate"):  # the other two see no question but those that every trial answers
         found[f"plain {sampler}, conditional"] = plain(sampler, conditional)
     return found
 
 
 def longest(name: str) -> int:
     """Return the cost, in full trainings, that is replayed of a kind of search."""
-    if "rungs" in name:
-        return COST
-    return LONGEST if name.startswith(PATIENT) else 2 * COST
+    if name in PATIENT:
+        return LONGEST
+    return COST if "rungs" in name or name.startswith("ours,") else 2 * COST
+
+
+def run_kind(table: Table, name: str, rungs: Rungs, searches: int, first: int) -> Searches:
+    """Run the searches of a kind; what may train again goes on until it has trained enough that is new."""
+    distinct = COST if name.startswith("plain") else 0
+    return replay(table, name, kinds(rungs)[name], searches, first, longest(name), distinct)
 
 
 def coin_like(ruled: Searches) -> Coin:
@@ -144,14 +174,14 @@ def _begin(path: Path | None, rungs: Rungs) -> None:
 def _part(name: str, searches: int, first: int) -> Searches:
     assert _WORK is not None
     table, rungs = _WORK
-    return replay(table, name, kinds(rungs)[name], searches, first, longest(name))
+    return run_kind(table, name, rungs, searches, first)
 
 
 def replays(names: Sequence[str], table: Table, rungs: Rungs, arguments: argparse.Namespace) -> Iterator[Searches]:
     """Run all searches of each kind, in several processes if there are to be any."""
     if arguments.workers == 1:
         for name in names:
-            yield replay(table, name, kinds(rungs)[name], arguments.searches, arguments.first, longest(name))
+            yield run_kind(table, name, rungs, arguments.searches, arguments.first)
         return
     starts = range(0, arguments.searches, PART)
     with ProcessPoolExecutor(arguments.workers, initializer=_begin, initargs=(arguments.table, rungs)) as pool:
@@ -185,13 +215,15 @@ def main() -> None:
     arguments = parse()
     try:
         table = Table.load(*([arguments.table] if arguments.table else []))
-    except (OSError, ValueError) as error:
+        if len(table.seeds) < 2:
+            raise ValueError("the table needs two seeds: one that a search sees, one that judges it")
+        epochs = tuple(map(int, arguments.rungs.split(","))) if arguments.rungs else usual(table.epochs)
+        rungs = Rungs(epochs=epochs, risk=arguments.risk)
+        rungs.check(table.epochs)
+        if min(arguments.searches, arguments.workers) < 1:
+            raise ValueError("--searches and --workers must be at least 1")
+    except (OSError, EOFError, ValueError) as error:
         sys.exit(f"search.py: {error}")
-    if len(table.seeds) < 2:
-        sys.exit("the table needs two seeds: one that a search sees, one that judges it")
-    epochs = tuple(int(word) for word in arguments.rungs.split(",")) if arguments.rungs else usual(table.epochs)
-    rungs = Rungs(epochs=epochs, risk=arguments.risk)
-    rungs.check(table.epochs)
     names = [name for name in kinds(rungs) if name.startswith(tuple((arguments.only or "").split(",")))]
     if not names:
         sys.exit(f"search.py: --only must be beginnings of: {'; '.join(kinds(rungs))}")
@@ -203,7 +235,7 @@ def main() -> None:
     for each in replays(names, table, rungs, arguments):
         found.append(each)
         print(f"{each.name}: {words(each.at(COST * table.epochs))} at {COST}", file=sys.stderr, flush=True)
-    print_comparison(found, table.epochs)
+    print_comparison(found, table)
     if names[0] == "ours":
         print()
         print_factors(found, table.epochs)
@@ -236,8 +268,8 @@ def plot(found: Sequence[Searches], epochs: int, path: Path) -> None:
 
     figure = make_subplots(rows=1, cols=2, subplot_titles=("area, share of the true front's", "regret, points"))
     colours = ("#0072B2", "#000000", "#9A9A9A", "#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7")
-    costs = np.arange(1, 101)
     for number, each in enumerate(found):
+        costs = np.arange(1, min(longest(each.name), 2 * COST) + 1)
         colour = colours[number % len(colours)]
         dash = "solid" if number < len(colours) else "dot"
         for column, what in enumerate(("area", "regret"), 1):

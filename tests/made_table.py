@@ -103,4 +103,4 @@ def steps(*reached: float, count: int = LONGEST) -> Searches:
     area = [(numbers >= one).astype(float) for one in reached]
     spent = [EPOCHS * numbers for _ in reached]
     trials = [[Trial("a", EPOCHS, 0.5)] * count for _ in reached]
-    return Searches("steps", spent, area, [1 - each for each in area], trials, [0] * len(reached))
+    return Searches("steps", spent, spent, area, [1 - each for each in area], trials, [0] * len(reached))

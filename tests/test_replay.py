@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -110,6 +111,12 @@ class TestSlots:
         assert set(found) == set(table.inside)
         assert {len(architecture.placements) for architecture in found.values()} == {0, 1, 2}
 
+    def test_stages_with_other_settings_than_the_rest_are_refused(self, space: ResolvedSpace) -> None:
+        first, *others = space.by_stage("test_resnet")
+        uneven = SimpleNamespace(sites=space.sites, by_stage=lambda _: [first[:-1], *others], most=space.most)
+        with pytest.raises(ValueError, match="as many settings at each stage"):
+            slots(uneven, optuna.trial.FixedTrial({}))
+
     def test_of_two_at_one_stage_the_first_stands(self, space: ResolvedSpace) -> None:
         answers = {"stage of block 0": "2", "setting of block 0": 3, "stage of block 1": "2", "setting of block 1": 5}
         architecture = slots(space, optuna.trial.FixedTrial(answers))
@@ -138,7 +145,7 @@ class TestReplay:
     @pytest.mark.parametrize("searcher", [ours(), ours("random"), uniform], ids=["ours", "random", "uniform"])
     def test_nothing_is_trained_twice(self, table: Table, searcher: replay.Searcher) -> None:
         found = run(table, searcher, 20)
-        assert found.duplicates == 0
+        assert found.duplicates(math.inf) == 0
         assert len({trial.architecture for trial in found.trials[0]}) == len(found.trials[0]) == 20
 
     def test_our_controls_come_first(self, table: Table) -> None:
@@ -227,13 +234,24 @@ class TestPlain:
         found = run(table, plain(sampler, encoding), 14)
         trials = found.trials[0]
         assert {trial.architecture for trial in trials} <= set(table.inside)
-        assert found.duplicates == 14 - len({trial.architecture for trial in trials})
+        assert found.duplicates(math.inf) == 14 - len({trial.architecture for trial in trials})
+
+    def test_what_it_trains_again_may_be_left_out_of_the_cost(self, table: Table) -> None:
+        found = searches(table, "plain", plain("random", slots), 1, 0, 12, 12)
+        assert 11 * EPOCHS < found.distinct[0][-1] <= 12 * EPOCHS or len(found.trials[0]) >= 12
+        assert len({trial.architecture for trial in found.trials[0]}) * EPOCHS == found.distinct[0][-1]
+        endless = searches(table, "plain", plain("random", either), 1, 0, 6, 6)
+        assert len(endless.trials[0]) == 4 * 6
+        assert endless.distinct[0][-1] == 2 * EPOCHS
 
     @pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
     def test_duplicates_are_counted_and_paid(self, table: Table, sampler: str) -> None:
         found = run(table, plain(sampler, either), 7)
-        assert found.duplicates == 5
+        assert found.duplicates(math.inf) == 5
+        assert found.duplicates(EPOCHS) == 0
         assert list(found.spent[0]) == [EPOCHS * number for number in range(1, 8)]
+        assert found.distinct[0][-1] == 2 * EPOCHS
+        assert found.at(2 * EPOCHS, again_is_free=True) == found.area[0][-1]
         first = found.trials[0][0]
         again = [trial for trial in found.trials[0][1:] if trial.architecture == first.architecture]
         assert all(trial == dataclasses.replace(first, duplicate=True) for trial in again)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import search
 from attnbench import replay
-from attnbench.replay import Table, ours
+from attnbench.replay import Table, Trial, ours, plain, slots
 from attnbench.table import Part, pack
-from attnbench.worth import COST, LONGEST, Searches, entering
+from attnbench.worth import COST, LONGEST, Searches, entering, wrong_stops
+from attnbench.worth import replay as replayed
 from made_table import (
     EPOCHS,
     RUNGS,
@@ -50,8 +53,8 @@ class TestMain:
         whole = search.replay
 
         def noted(table: Table, name: str, searcher: replay.Searcher, *numbers: int) -> Searches:
-            found[name] = numbers[-1]
-            return whole(table, name, searcher, *numbers[:2], min(12, numbers[-1]))
+            found[name] = numbers[2]
+            return whole(table, name, searcher, *numbers[:2], min(12, numbers[2]))
 
         monkeypatch.setattr(search, "replay", noted)
         monkeypatch.setattr(search, "COST", 6)
@@ -90,6 +93,33 @@ class TestMain:
         with pytest.raises(SystemExit, match="beginnings of: ours; uniform random"):
             self.call(monkeypatch, table, "--only", "theirs")
 
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["--rungs", "0"], "rungs must be epochs in ascending order"),
+            (["--rungs", "9"], "rungs must lie before the end"),
+            (["--rungs", "none"], "invalid literal"),
+            (["--risk", "nan"], "the risk must be between"),
+            (["--searches", "0"], "must be at least 1"),
+            (["--workers", "0"], "must be at least 1"),
+        ],
+    )
+    def test_what_makes_no_sense_is_refused_in_a_line(
+        self, table: Table, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+    ) -> None:
+        with pytest.raises(SystemExit, match=words):
+            self.call(monkeypatch, table, *arguments)
+
+    def test_half_a_file_is_refused_in_a_line(
+        self, part: Part, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "all.tsv.gz"
+        pack([part], path)
+        path.write_bytes(path.read_bytes()[:1000])
+        monkeypatch.setattr(sys, "argv", ["search.py", "--table", str(path)])
+        with pytest.raises(SystemExit, match="search.py: "):
+            search.main()
+
     def test_a_packed_table_is_read(self, part: Part, table: Table, tmp_path: Path) -> None:
         pack([part], tmp_path / "all.tsv.gz")
         loaded = Table.load(tmp_path / "all.tsv.gz")
@@ -117,3 +147,45 @@ def test_an_oracle_goes_on_with_what_enters_the_front(table: Table, capsys: pyte
     on = [wanted for number, wanted in enumerate(entering(whole.trials[0], table.ratios)) if number >= FEWEST]
     spent = EPOCHS * (FEWEST + sum(on)) + on.count(False)
     assert f"spend {spent / (EPOCHS * COST):.3f} " in " ".join(capsys.readouterr().out.split())
+
+
+def figures_of(line: str) -> list[float]:
+    """Return the numbers in a line of a table."""
+    return [float(word) for word in line.replace("/", " ").split() if word.replace(".", "").replace("-", "").isdigit()]
+
+
+def test_the_table_of_rungs_says_what_was_stopped(table: Table, capsys: pytest.CaptureFixture[str]) -> None:
+    front = table.front(0)
+    others = [key for key in table.inside if key not in front and table.curves[key, 0]]
+    keys = [*front[:4], *others[:46]]
+    trials = [
+        Trial(key, 3 if number % 3 == 1 else EPOCHS, 0.5, stopped=number % 3 == 1) for number, key in enumerate(keys)
+    ]
+    spent = np.cumsum([trial.epochs for trial in trials])
+    ruled = Searches("ruled", [spent], [spent], [spent / 1000], [spent], [trials], [0])
+    whole = dataclasses.replace(ruled, name="whole", area=[spent / 500])
+    search.print_rungs(table, [(ruled, whole)])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ruled")]
+    more, _, epochs, stopped, wrong, lost, own_wrong, own_lost = figures_of(line)
+    assert more == pytest.approx(-spent[-1] / 1000, abs=6e-4)
+    assert epochs == pytest.approx(spent[-1] / (EPOCHS * 50), abs=6e-4)
+    assert (stopped, wrong, lost) == (0.34, round(1 / 17, 3), 0.25)  # 17 of 50, of which one is of the front's four
+    count, members, both = wrong_stops(table, trials, 0, own=True)
+    assert [own_wrong, own_lost] == pytest.approx([both / count, both / members], abs=6e-4)
+    assert (own_wrong, own_lost) != (wrong, lost)
+
+
+def test_the_comparison_prints_what_was_replayed(table: Table, capsys: pytest.CaptureFixture[str]) -> None:
+    found = replayed(table, search.RANDOM_SLOTS, plain("random", slots), 4, 0, COST, COST)
+    search.print_comparison([found], table)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("plain")]
+    area = found.at(COST * EPOCHS)
+    for figure in (
+        area.mean(),
+        area[::2].mean(),
+        area[1::2].mean(),
+        found.at(COST * EPOCHS, again_is_free=True).mean(),
+    ):
+        assert f"{figure:.3f}" in line
+    assert f"{found.duplicates(COST * EPOCHS):.1f}" in line.split()
+    assert found.duplicates(COST * EPOCHS) > 1

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 from attnbench.replay import Table, Trial, uniform
-from attnbench.worth import COST, LONGEST, Judge, cost_factor, entering, interval, joined, replay
+from attnbench.worth import COST, LONGEST, Judge, cost_factor, entering, interval, joined, replay, wrong_stops
 from made_table import (
     EPOCHS,
     steps,
@@ -133,6 +133,15 @@ class TestFigures:
         assert (together.name, together.trials, together.seeds) == (whole.name, whole.trials, whole.seeds)
         for name in ("spent", "area", "regret"):
             assert np.array_equal(np.array(getattr(together, name)), np.array(getattr(whole, name)))
+
+    def test_wrong_stops_are_those_on_a_front(self) -> None:
+        table, keys = tiny([(1.0, 0.5, 0.5), (1.25, 0.6, 0.6), (1.5, 0.9, 0.55), (2.0, 0.7, 0.8)])
+        stopped = [False, True, True, False]
+        trials = [Trial(key, 1, None if each else 0.5, stopped=each) for key, each in zip(keys, stopped, strict=True)]
+        # The true front is the first, the second and the fourth; by what the search sees it is the first three.
+        assert wrong_stops(table, trials, 0, own=False) == (2, 3, 1)
+        assert wrong_stops(table, trials, 0, own=True) == (2, 3, 2)
+        assert wrong_stops(table, trials[:2], 0, own=False) == (1, 2, 1)
 
     def test_what_enters_the_front(self) -> None:
         figures = {

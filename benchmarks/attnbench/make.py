@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from space import SPACE
-from table import PACKED, Header, Training, pack, read, read_lines
+from table import PACKED, Header, Training, appended, pack, read, read_lines
 
 from nas import data, proxy
 from nas.architecture import Architecture
@@ -195,7 +195,7 @@ def main() -> None:
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     old = read(PACKED) if PACKED.exists() else None
-    lines = read_lines(arguments.lines) if arguments.lines.exists() else None
+    lines = read_lines(arguments.lines)
     if arguments.pack:
         print(pack([part for part in (old, lines) if part is not None], PACKED))
         return
@@ -208,9 +208,7 @@ def main() -> None:
             done |= {(row.architecture, row.seed) for row in part.rows}
     todo = [each for each in order(maker.space())[: arguments.most] if (each.id, arguments.seed) not in done]
     print(f"{len(done)} trainings are there; {len(todo)} of seed {arguments.seed} are missing", flush=True)
-    with arguments.lines.open("a") as file:
-        if lines is None:
-            file.write(header.to_json() + "\n")
+    with appended(arguments.lines, header) as file:
         for number, row in enumerate(make(iter(todo), arguments.seed, arguments.workers, arguments.minutes), 1):
             file.write(json.dumps(dataclasses.asdict(row)) + "\n")
             file.flush()

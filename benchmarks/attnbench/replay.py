@@ -62,7 +62,7 @@ class Table:
         needed = {*self.inside, *self.controls}
         missing = [key for key in needed if key not in known or key not in self.ratios]
         if missing:
-            raise ValueError(f"the table lacks {len(missing)} of {len(needed)} architectures, controls among them")
+            raise ValueError(f"the table lacks {len(missing)} of {len(needed)} architectures, the controls included")
         every = sorted({seed for _, seed in self.curves})
         self.seeds = [seed for seed in every if all((key, seed) in self.curves for key in needed)]
         """Seeds with which every architecture was trained, and every control."""
@@ -216,12 +216,13 @@ def slots(space: ResolvedSpace, trial: optuna.Trial) -> Architecture:
 
 
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
     "tpe multivariate": lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True),
-    "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
+    "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=20),
     "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
 }
-"""Optuna's samplers as they come."""
+"""Optuna's samplers as they come; but for NSGA-II, whose usual population of 50 is a random one all the time."""
 
 
 def plain(sampler: str, encoding: Encoding) -> Searcher:

@@ -11,10 +11,11 @@ import dataclasses
 import gzip
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 PACKED = Path(__file__).with_name("digits.tsv.gz")
 COLUMNS = (
@@ -89,17 +90,30 @@ class Part:
     rows: list[Training] = field(default_factory=list)
 
 
-def read_lines(path: Path) -> Part:
-    """Read what the maker has appended: a header, then a training a line; a last line that was cut off is left out."""
-    first, *rest = path.read_text().splitlines()
-    rows = []
-    for number, line in enumerate(rest):
-        try:
-            rows.append(Training(**json.loads(line)))
-        except json.JSONDecodeError:
-            if number < len(rest) - 1:
-                raise
-    return Part(Header(**json.loads(first)), rows)
+def whole_lines(path: Path) -> list[str]:
+    """Return the lines of a file, without a last one that was cut off and has no end; none where there is no file."""
+    *whole, _ = path.read_text().split("\n") if path.exists() else [""]
+    return whole
+
+
+def read_lines(path: Path) -> Part | None:
+    """Read what the maker has appended: a header, then a training a line. None where there is not even a header."""
+    lines = whole_lines(path)
+    if not lines:
+        return None
+    first, *rest = lines
+    return Part(Header(**json.loads(first)), [Training(**json.loads(line)) for line in rest])
+
+
+@contextmanager
+def appended(path: Path, header: Header) -> Iterator[TextIO]:
+    """Open a file of lines to append to, without half a line at its end, and with a header at its beginning."""
+    lines = whole_lines(path)
+    with path.open("a") as file:
+        file.truncate(sum(len(line.encode()) + 1 for line in lines))
+        if not lines:
+            file.write(header.to_json() + "\n")
+        yield file
 
 
 def read(path: Path) -> Part:

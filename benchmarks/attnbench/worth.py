@@ -17,6 +17,8 @@ COST = 50
 """Full trainings after which searches are compared."""
 LONGEST = 400
 """Full trainings after which random search is given up: the cost at which it reaches ours is then beyond that."""
+ENDLESS = 4
+"""So many times the cost in trials, a search that keeps training the same is given up."""
 LIMITS = 100
 """So many limits of latency the regret is the mean over."""
 Floats = NDArray[np.float64]
@@ -66,16 +68,18 @@ class Searches:
     name: str
     spent: list[Floats]
     """Epochs after each trial, of each search."""
+    distinct: list[Floats]
+    """The same without trainings that the search had done before, as if it had kept them."""
     area: list[Floats]
     regret: list[Floats]
     trials: list[list[Trial]]
     seeds: list[int]
     """The seed that each search saw."""
 
-    def at(self, epochs: float, what: str = "area") -> Floats:
+    def at(self, epochs: float, what: str = "area", *, again_is_free: bool = False) -> Floats:
         """Return the figure of each search at a cost; 0 of the area, nan of the regret, before the first trial."""
         found = []
-        for spent, values in zip(self.spent, getattr(self, what), strict=True):
+        for spent, values in zip(self.distinct if again_is_free else self.spent, getattr(self, what), strict=True):
             paid = int(np.searchsorted(spent, epochs, side="right"))
             found.append(values[paid - 1] if paid else (0.0 if what == "area" else math.nan))
         return np.array(found)
@@ -84,34 +88,40 @@ class Searches:
         """Return the figure of each search after so many trials."""
         return np.array([values[min(trials, len(values)) - 1] for values in getattr(self, what)])
 
-    @property
-    def duplicates(self) -> int:
-        """How many trials trained what their search had trained before."""
-        return sum(trial.duplicate for trials in self.trials for trial in trials)
+    def duplicates(self, epochs: float) -> float:
+        """Return how many trials of a search trained again what it had trained before, at a cost, in the mean."""
+        pairs = zip(self.trials, self.spent, strict=True)
+        found = [
+            sum(trial.duplicate for trial in row[: np.searchsorted(spent, epochs, "right")]) for row, spent in pairs
+        ]
+        return sum(found) / len(found)
 
 
-def replay(table: Table, name: str, searcher: Searcher, searches: int, first: int, cost: int) -> Searches:
-    """Run searches until each has spent as much as so many full trainings."""
+def replay(
+    table: Table, name: str, searcher: Searcher, searches: int, first: int, cost: int, distinct: int = 0
+) -> Searches:
+    """Run searches until each has spent as much as so many full trainings, and so many without those done again."""
     judges = {seed: Judge(table, seed) for seed in table.seeds}
-    result = Searches(name, [], [], [], [], [])
+    result = Searches(name, [], [], [], [], [], [])
     for number in range(first, first + searches):
         seed = table.seeds[number % len(table.seeds)]
         seen: dict[str, float] = {}
         trials: list[Trial] = []
-        figures: list[tuple[float, float, float]] = []
-        spent = 0
+        figures: list[tuple[float, float, float, float]] = []
+        spent = new = 0
         for trial in searcher(table, seed, number):
             spent += trial.epochs
-            if spent > cost * table.epochs:
+            new += 0 if trial.duplicate else trial.epochs
+            if spent > cost * table.epochs and (new > distinct * table.epochs or len(trials) >= ENDLESS * cost):
                 break
             trials.append(trial)
             if trial.accuracy is not None:
                 seen[trial.architecture] = trial.accuracy
-            figures.append((spent, *(judges[seed](seen) if seen else (0.0, math.nan))))
-        columns = np.array(figures).T
-        result.spent.append(columns[0])
-        result.area.append(columns[1])
-        result.regret.append(columns[2])
+            figures.append((spent, new, *(judges[seed](seen) if seen else (0.0, math.nan))))
+        for column, values in zip(
+            (result.spent, result.distinct, result.area, result.regret), np.array(figures).T, strict=True
+        ):
+            column.append(values)
         result.trials.append(trials)
         result.seeds.append(seed)
     return result
@@ -119,7 +129,7 @@ def replay(table: Table, name: str, searcher: Searcher, searches: int, first: in
 
 def joined(parts: Sequence[Searches]) -> Searches:
     """Return searches of one kind that were run in parts."""
-    columns = ("spent", "area", "regret", "trials", "seeds")
+    columns = ("spent", "distinct", "area", "regret", "trials", "seeds")
     return Searches(parts[0].name, *([each for part in parts for each in getattr(part, name)] for name in columns))
 
 
@@ -132,6 +142,26 @@ def entering(trials: Sequence[Trial], ratios: Mapping[str, float]) -> list[bool]
         found.append(all(non_dominated([point, other])[0] for other in ended) and trial.accuracy is not None)
         ended.append(point)
     return found
+
+
+def wrong_stops(table: Table, trials: Sequence[Trial], seed: int, own: bool) -> tuple[int, int, int]:
+    """Return how many of a search's trials were stopped, how many are on a front, and how many are both.
+
+    Args:
+        table: The table.
+        trials: The trials.
+        seed: The seed that the search saw.
+        own: Whether it is the front that the search itself would have had, had it stopped nothing; else the true one.
+    """
+    keys = [trial.architecture for trial in trials]
+    if own:
+        ends = [(table.curves[key, seed][-1:] or (-1.0,))[0] for key in keys]
+        flags = non_dominated([(end, table.ratios[key]) for end, key in zip(ends, keys, strict=True)])
+    else:
+        front = set(table.front(seed))
+        flags = [key in front for key in keys]
+    stopped = [trial.stopped for trial in trials]
+    return sum(stopped), sum(flags), sum(a and b for a, b in zip(stopped, flags, strict=True))
 
 
 def interval(values: Floats) -> tuple[float, float]:
