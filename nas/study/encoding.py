@@ -60,6 +60,12 @@ class Encoding:
             tables.append(table)
         return tables
 
+    @cached_property
+    def weights(self) -> Floats:
+        """Prior variance of the effect of each feature, (features,)."""
+        found: Floats = np.concatenate(self.tables).max(axis=0) ** 2
+        return found
+
     def _features(self, placement: Placement | None) -> list[int]:
         """Return the columns of a placement's features."""
         if placement is None:

@@ -74,7 +74,8 @@ def suggest(encoding: Encoding, observed: Observed, seed: int) -> Ints | None:
     seen = {vector.tobytes() for vector in observed.vectors}
     unlimited = not (observed.excess > 0).any()
     if not observed.finished.any() or (len(observed.vectors) < STARTUP and unlimited):
-        return _showing_most(encoding, observed.vectors, _new(encoding.draw(DRAWN, 0.3, generator), seen))
+        drawn = _new(encoding.draw(DRAWN, 0.3, generator), seen)
+        return _showing_most(encoding, observed.vectors, seen, drawn)
     gain = Gain(encoding, observed)
     candidates = _new(_candidates(encoding, gain.good, generator), seen)
     if not len(candidates):
@@ -96,13 +97,24 @@ def _new(vectors: Ints, seen: set[bytes]) -> Ints:
     return vectors[sorted(number for key, number in distinct.items() if key not in seen)]
 
 
-def _showing_most(encoding: Encoding, known: Ints, candidates: Ints) -> Ints | None:
-    """Return the candidate with most features that no known architecture has; weighty features count for more."""
+def _showing_most(encoding: Encoding, known: Ints, seen: set[bytes], candidates: Ints) -> Ints | None:
+    """Return a vector with as many features as can be that no known architecture has; weighty ones count for more.
+
+    It is the best one of the candidates, changed at one stage after the other as long as that shows more.
+    """
     if not len(candidates):
         return None
-    shown = (encoding.rows(known) > 0).any(axis=0) if len(known) else False
-    vector: Ints = candidates[int(np.argmax((encoding.rows(candidates) * ~np.asarray(shown)).sum(axis=1)))]
-    return vector
+    new: Floats = np.where((encoding.rows(known) > 0).any(axis=0), 0.0, encoding.weights)
+
+    def show(vectors: Ints) -> Floats:
+        found: Floats = (encoding.rows(vectors) > 0) @ new
+        return found
+
+    best: Ints = candidates[int(np.argmax(show(candidates)))]
+    for _ in encoding.stages:
+        near = np.concatenate([best[None], _new(encoding.neighbours(best), seen)])
+        best = near[int(np.argmax(show(near)))]
+    return best
 
 
 def _candidates(encoding: Encoding, good: Ints, generator: np.random.Generator) -> Ints:

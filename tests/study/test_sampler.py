@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import toy
 
 from nas.space import SearchSpace
-from nas.study.gain import Observed
+from nas.study.gain import STARTUP, Observed
 from nas.study.sampler import SAMPLERS, Known, Proposal, _rebuild, _values, propose, resolve_sampler
+from search_spaces import default, whole_zoo
 
 
 def search(
@@ -107,6 +109,15 @@ def test_pending_and_failed_architectures_are_not_proposed_again() -> None:
         other = propose(space, state, sampler="random", seed=0)
         assert other is not None
         assert other.architecture.id != proposal.architecture.id
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("blocks", [default.SPACE.blocks, whole_zoo.SPACE.blocks], ids=["default", "whole zoo"])
+def test_the_default_shows_every_block_and_every_stage_early(blocks: dict[str, Any], seed: int) -> None:
+    proposals = search("auto", STARTUP, seed=seed, blocks=tuple(blocks))
+    shown = [placement for proposal in proposals for placement in proposal.architecture.placements]
+    assert {placement.block for placement in shown} == set(blocks)
+    assert {placement.stage for placement in shown if placement.block not in ("se", "eca", "cbam")} == {0, 1, 2, 3}
 
 
 def stopped(proposal: Proposal, forecast: float = 0.7) -> Known:
