@@ -62,7 +62,7 @@ def print_comparison(found: Sequence[Searches], table: Table) -> None:
     costs, now = (10, 20, COST, 100), COST * table.epochs
     shown = "".join(f"{f'area at {cost}':>17}" for cost in costs)
     seeds = "seeds " + "/".join(map(str, table.seeds))
-    print(f"{'search':<30}{shown}{seeds:>14}{f'regret at {COST}':>16}{'again':>7}{'area if free':>17}")
+    print(f"{'search':<36}{shown}{seeds:>14}{f'regret at {COST}':>16}{'again':>7}{'area if free':>17}")
     for each in found:
         shown = [words(each.at(cost * table.epochs)) if cost <= longest(each.name) else "-" for cost in costs]
         areas = "".join(f"{figure:>17}" for figure in shown)
@@ -70,7 +70,7 @@ def print_comparison(found: Sequence[Searches], table: Table) -> None:
         halves = "/".join(f"{area[np.array(each.seeds) == seed].mean():.3f}" for seed in table.seeds)
         free = words(each.at(now, again_is_free=True)) if each.duplicates(now) else "-"
         regret = words(each.at(now, "regret"), 2)
-        print(f"{each.name:<30}{areas}{halves:>14}{regret:>16}{each.duplicates(now):>7.1f}{free:>17}")
+        print(f"{each.name:<36}{areas}{halves:>14}{regret:>16}{each.duplicates(now):>7.1f}{free:>17}")
     print(
         f"seeds: area at {COST} of those that saw that seed. again: those of {COST} trainings that were there before.\n"
         f"area if free: at {COST}, if those cost nothing"
@@ -91,7 +91,7 @@ def print_factors(found: Sequence[Searches], epochs: int) -> None:
 def print_rungs(table: Table, pairs: Sequence[tuple[Searches, Searches]]) -> None:
     """Say what rungs save and what they cost: each kind against the same searches without rungs."""
     parts = ("epochs", "stopped", "wrong", "lost", "own wrong", "own lost")
-    print(f"\n{'':<30}{'area, trials':>17}{'area, cost':>17}{''.join(f'{part:>11}' for part in parts)}")
+    print(f"\n{'':<36}{'area, trials':>17}{'area, cost':>17}{''.join(f'{part:>11}' for part in parts)}")
     for ruled, whole in pairs:
         trials = [row[:COST] for row in ruled.trials]
         shares = [np.mean([sum(trial.epochs for trial in row) / (table.epochs * len(row)) for row in trials])]
@@ -102,7 +102,7 @@ def print_rungs(table: Table, pairs: Sequence[tuple[Searches, Searches]]) -> Non
             shares += [both / max(1, stopped), both / max(1, members)]
         as_many = words(ruled.after(COST) - whole.after(COST))
         as_dear = words(ruled.at(COST * table.epochs) - whole.at(COST * table.epochs))
-        print(f"{ruled.name:<30}{as_many:>17}{as_dear:>17}{''.join(f'{share:>11.3f}' for share in shares)}")
+        print(f"{ruled.name:<36}{as_many:>17}{as_dear:>17}{''.join(f'{share:>11.3f}' for share in shares)}")
     print(
         f"area: difference to the same searches without rungs, with as many trials, {COST}, and at the cost of {COST}\n"
         "trainings. epochs, stopped: shares of those trials. wrong: share of the stopped that is on the true front;\n"
@@ -133,7 +133,7 @@ def kinds(rungs: Rungs) -> dict[str, Searcher]:
         "ours with rungs": ours(rungs=rungs),
         "random with rungs": ours("random", rungs=rungs),
     }
-    for sampler in ("tpe", "nsga2", "gp"):
+    for sampler in ("tpe", "nsga2"):  # gp asks again and again in this space: two seconds a proposal
         found[f"ours, sampler {sampler}"] = ours(sampler)
     found[RANDOM_SLOTS] = plain("random", slots)
     for sampler in ("tpe", "tpe multivariate", "nsga2", "gp"):

@@ -191,6 +191,8 @@ def uniform(table: Table, seed: int, number: int) -> Iterator[Trial]:
         yield Trial(key, table.epochs, curve[-1] if curve else None)
 
 
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # each proposal of one of its samplers takes a study of its own
+
 Encoding = Callable[[ResolvedSpace, optuna.Trial], Architecture]
 
 
@@ -229,7 +231,6 @@ def plain(sampler: str, encoding: Encoding) -> Searcher:
     """Return a plain Optuna search with two objectives. What it asks for twice is trained twice, with equal results."""
 
     def search(table: Table, seed: int, number: int) -> Iterator[Trial]:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             study = optuna.create_study(directions=["maximize", "minimize"], sampler=SAMPLERS[sampler](number))
