@@ -120,12 +120,13 @@ def _suggest(space: ResolvedSpace, known: Sequence[Known], seed: int) -> Proposa
     from nas.study.gain import Observed, suggest
 
     encoding = encoding_of(space)
-    # The space lacks some controls; they have no parameters.
+    # Controls that the space lacks, as with fewer blocks at once, have no parameters, and still tell of its blocks.
+    controls = {control.architecture.id: control.architecture for control in space.controls()}
     inside = [
         (vector, entry)
         for entry in known
-        if entry.params
-        and (vector := encoding.vector(entry.id, partial(_architecture, space, entry.params))) is not None
+        if entry.params or entry.id in controls
+        if (vector := encoding.vector(entry.id, partial(_architecture, space, entry, controls))) is not None
     ]
     entries = [entry for _, entry in inside]
     limits = sorted({name for entry in entries for name in entry.excess})
@@ -167,9 +168,11 @@ def _told(entry: Known) -> tuple[float, float]:
     return accuracy, max(deviation, _LEAST_DOUBT)
 
 
-def _architecture(space: ResolvedSpace, params: Mapping[str, Any]) -> Architecture:
-    """Return the architecture that Optuna's parameters mean."""
-    return space.sample(lambda name, _options: params[name])
+def _architecture(space: ResolvedSpace, entry: Known, controls: Mapping[str, Architecture]) -> Architecture:
+    """Return the architecture of what is known: a control, or what Optuna's parameters mean."""
+    if entry.id in controls:
+        return controls[entry.id]
+    return space.sample(lambda name, _options: entry.params[name])
 
 
 def _ask(space: ResolvedSpace, known: Sequence[Known], *, sampler: str, seed: int) -> Proposal | None:

@@ -60,6 +60,27 @@ def test_a_control_that_the_space_lacks_is_evaluated_without_parameters() -> Non
     assert {placement.block for placement in cbam.architecture.placements} == {"cbam"}
 
 
+def test_controls_that_the_space_lacks_tell_our_own_of_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = SearchSpace(backbones=("toy",), blocks=("se", "simam"), max_blocks=2).resolve({"toy": toy.STAGES})
+    known: list[Known] = []
+    while (proposal := propose(space, known, sampler="additive", seed=0)) is not None and proposal.control:
+        known.append(finished(proposal))
+    assert [bool(entry.params) for entry in known] == [True, False, False, False]
+    told: list[Observed] = []
+    monkeypatch.setattr("nas.study.gain.suggest", lambda _encoding, observed, _seed: told.append(observed))
+    propose(space, known, sampler="additive", seed=0)
+    (observed,) = told
+    assert (observed.vectors > 0).sum(axis=1).tolist() == [0, 4]  # bare, and se; the space has no eca and no cbam
+    assert observed.accuracy.tolist() == [entry.values[0] for entry in known[:2] if entry.values]
+    monkeypatch.undo()
+    for _ in range(30):  # of which it proposes none
+        proposal = propose(space, known, sampler="additive", seed=0)
+        assert proposal is not None
+        assert len(proposal.architecture.placements) <= 2
+        assert proposal.params
+        known.append(finished(proposal))
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "gp", "additive"])
 def test_proposals_are_distinct_and_repeatable(sampler: str) -> None:
     count = 14 if sampler == "gp" else 40
