@@ -21,6 +21,7 @@ LAYERS: dict[str, int] = {
     "nas.run": 4,
     "nas.settings": 4,
     "nas.workers": 3,
+    "nas.facts": 4,
     "nas.report": 4,
     "nas.pareto": 4,
     "nas.heatmap": 4,

@@ -19,9 +19,10 @@ from nas.data import load as load_data
 from nas.evaluate import Evaluator
 from nas.evaluation import EvaluationError
 from nas.export import ConfigError
+from nas.facts import facts
 from nas.preflight import preflight
 from nas.protocol import Protocol
-from nas.run import Result, facts, search
+from nas.run import Result, search
 from nas.settings import Settings, make_protocol
 from nas.space import ResolvedSpace, SearchSpace
 from nas.store import Store

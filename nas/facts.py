@@ -1,0 +1,49 @@
+"""What a reader of a study's figures must know about how they were made, in words."""
+
+from __future__ import annotations
+
+from nas.protocol import Protocol
+from nas.study import Study
+
+
+def _weights_words(protocol: Protocol) -> str:
+    frozen = "; the backbone is frozen" if protocol.freeze_backbone else ""
+    return f"{protocol.weights}; learning rate of blocks x {protocol.block_lr_factor:g}{frozen}"
+
+
+def _latency_words(protocol: Protocol) -> str:
+    size = protocol.latency_resolution or protocol.resolution
+    precision = protocol.latency_precision or protocol.precision
+    runtime = "" if protocol.latency_runtime == "eager" else f" in {protocol.latency_runtime}"
+    where = protocol.latency_device or protocol.device
+    return f"batch {protocol.latency_batch_size} of {size}x{size}, {precision},{runtime} on {where}".replace(
+        ", on", " on"
+    )
+
+
+def _trials_words(study: Study) -> str:
+    stopped = study.stopped()
+    words = f", {len(stopped)} stopped early" if stopped else ""
+    return f"{study.finished()} finished{words}, {len(study.failures())} failed"
+
+
+def facts(study: Study) -> dict[str, str]:
+    """Return what a reader of the study's figures must know about how they were made, in words."""
+    protocol, noise = study.protocol, study.seed_noise()
+    return {
+        "Study": study.name,
+        "Backbones": ", ".join(study.space["backbones"])
+        + "".join(f", {name}={value}" for name, value in protocol.model_kwargs.items()),
+        **({"Weights": _weights_words(protocol)} if protocol.weights else {}),
+        "Data": f"{protocol.data}, {protocol.num_classes} classes, {protocol.channels}x{protocol.resolution}"
+        f"x{protocol.resolution}; accuracy is on the validation split, which the search selects on",
+        "Proxy": f"{protocol.epochs} epochs, batch {protocol.batch_size}, {protocol.optimizer} at "
+        f"{protocol.learning_rate:g}, {protocol.augmentation}, {protocol.precision}, seed {protocol.seed}"
+        + (", compiled" if protocol.compile else "")
+        + (f", weights averaged over {protocol.average_epochs} epochs" if protocol.average_epochs > 1 else "")
+        + (", validated with mirror images" if protocol.mirror_validation else ""),
+        "Latency": _latency_words(protocol),
+        "Trials": _trials_words(study),
+        **({"Rungs": f"{'; '.join(study.rungs)}: what was stopped is no finished trial"} if study.rungs else {}),
+        **({"Seed noise": noise.describe()} if noise is not None else {}),
+    }
