@@ -2,7 +2,7 @@
 
     python benchmarks/search.py                        # all, 50 searches each, on all cores
     python benchmarks/search.py --searches 10 --only ours,uniform
-    python benchmarks/search.py --rungs 1,3 --risk 0.3 # other rungs than the usual ones
+    python benchmarks/search.py --only ours --rung 3   # ours looks at trainings earlier than half way
     python benchmarks/search.py --plot search.html
 
 Every search sees the validation accuracies of one seed, as a real one does. It is judged by what it would hand over: by
@@ -21,6 +21,7 @@ test of a finite number of images, and its front the luckiest of all architectur
 every regret larger than they are. Latencies are those that the searches saw.
 
 Cost is in epochs, and told in full trainings; a figure at a cost is that of the last trial that was paid for by then.
+What ours takes up again after it was stopped costs the rest alone, as where its weights were kept.
 Plain Optuna trains again what it proposes again; in the last column that is free.
 """
 
@@ -44,14 +45,17 @@ from attnbench.worth import (
     interval,
     joined,
     replay,
+    saving,
     words,
     wrong_stops,
 )
 
 from nas.rungs import FEWEST, RISK, Rungs, usual
 
+OURS, WHOLE = "ours", "ours, nothing stopped"
+RANDOM, RULED = "random (stages first)", "random with rungs"
 RANDOM_SLOTS = "plain random, slots"
-PATIENT = ("uniform random", "random (stages first)", RANDOM_SLOTS)
+PATIENT = ("uniform random", RANDOM, RANDOM_SLOTS)
 """The searches that go on for so long."""
 PART = 10
 """So many searches of a kind are one piece of work for a process."""
@@ -89,49 +93,58 @@ def print_factors(found: Sequence[Searches], epochs: int) -> None:
 
 
 def print_rungs(table: Table, pairs: Sequence[tuple[Searches, Searches]]) -> None:
-    """Say what rungs save and what they cost: each kind against the same searches without rungs."""
-    parts = ("epochs", "stopped", "wrong", "lost", "own wrong", "own lost")
-    print(f"\n{'':<36}{'area, trials':>17}{'area, cost':>17}{''.join(f'{part:>11}' for part in parts)}")
+    """Say what it saves to stop trainings and what that costs: each kind against the same without it."""
+    shares = (0.4, 0.6, 1.0)
+    parts = ("saves to", "stopped", "wrong", "lost", "own wrong", "own lost")
+    heads = "".join(f"{f'at {share:.0%} of it':>17}" for share in shares)
+    print(f"\n{'stopping early':<36}{heads}{''.join(f'{part:>11}' for part in parts)}")
+    now = COST * table.epochs
     for ruled, whole in pairs:
-        trials = [row[:COST] for row in ruled.trials]
-        shares = [np.mean([sum(trial.epochs for trial in row) / (table.epochs * len(row)) for row in trials])]
-        shares.append(np.mean([sum(trial.stopped for trial in row) / len(row) for row in trials]))
+        areas = "".join(f"{words(ruled.at(share * now) - whole.at(now)):>17}" for share in shares)
+        rows = ruled.within(now)
+        figures = [saving(ruled, whole, table.epochs)]
         for own in (False, True):
-            counts = [wrong_stops(table, row, seed, own) for row, seed in zip(trials, ruled.seeds, strict=True)]
+            counts = [wrong_stops(table, row, seed, own) for row, seed in zip(rows, ruled.seeds, strict=True)]
             stopped, members, both = map(sum, zip(*counts, strict=True))
-            shares += [both / max(1, stopped), both / max(1, members)]
-        as_many = words(ruled.after(COST) - whole.after(COST))
-        as_dear = words(ruled.at(COST * table.epochs) - whole.at(COST * table.epochs))
-        print(f"{ruled.name:<36}{as_many:>17}{as_dear:>17}{''.join(f'{share:>11.3f}' for share in shares)}")
+            if not own:
+                figures.append(stopped / sum(len({trial.architecture for trial in row}) for row in rows))
+            figures += [both / max(1, stopped), both / max(1, members)]
+        print(f"{ruled.name:<36}{areas}{''.join(f'{figure:>11.3f}' for figure in figures)}")
     print(
-        f"area: difference to the same searches without rungs, with as many trials, {COST}, and at the cost of {COST}\n"
-        "trainings. epochs, stopped: shares of those trials. wrong: share of the stopped that is on the true front;\n"
-        "lost: share of the true front's members that came up and were stopped. own: of the front that the search\n"
-        "itself would have had, had it stopped nothing"
+        f"at: difference of the area to that of the same searches without stopping at the cost of {COST}, at shares\n"
+        "of that cost. saves to: least share from which on the mean is within the interval of theirs. stopped: share\n"
+        "of the architectures that was stopped and not taken up again. wrong: share of these that is on the true\n"
+        "front. lost: share of the true front's members that came up and is among them. own: of the front that the\n"
+        "search itself would have had, had it finished all"
     )
 
 
-def print_oracle(table: Table, whole: Searches, rungs: Rungs) -> None:
+def print_oracle(table: Table, whole: Searches, rung: int) -> None:
     """Say what the rungs could save at best."""
     shares = []
     for trials in whole.trials:
         on = entering(trials[:COST], table.ratios)
-        spent = [table.epochs if wanted or number < FEWEST else rungs.epochs[0] for number, wanted in enumerate(on)]
+        spent = [table.epochs if wanted or number < FEWEST else rung for number, wanted in enumerate(on)]
         shares.append(sum(spent) / (table.epochs * len(spent)))
     print(
-        f"an oracle that stops at epoch {rungs.epochs[0]} all that does not enter its search's front in the end would\n"
+        f"an oracle that stops at epoch {rung} all that does not enter its search's front in the end would\n"
         f"spend {words(np.array(shares))} of the epochs of {whole.name}"
     )
 
 
-def kinds(rungs: Rungs) -> dict[str, Searcher]:
-    """Return all kinds of searches; the first is ours as it comes."""
+def kinds(rungs: Rungs, rung: int) -> dict[str, Searcher]:
+    """Return all kinds of searches; the first is ours as it comes.
+
+    Args:
+        rungs: Those of random search.
+        rung: That of ours.
+    """
     found: dict[str, Searcher] = {
-        "ours": ours(),
+        OURS: ours(rungs=Rungs(epochs=(rung,))),
+        WHOLE: ours(),
         "uniform random": uniform,
-        "random (stages first)": ours("random"),
-        "ours with rungs": ours(rungs=rungs),
-        "random with rungs": ours("random", rungs=rungs),
+        RANDOM: ours("random"),
+        RULED: ours("random", rungs=rungs),
     }
     for sampler in ("tpe", "nsga2"):  # gp asks again and again in this space: two seconds a proposal
         found[f"ours, sampler {sampler}"] = ours(sampler)
@@ -147,13 +160,13 @@ def longest(name: str) -> int:
     """Return the cost, in full trainings, that is replayed of a kind of search."""
     if name in PATIENT:
         return LONGEST
-    return COST if "rungs" in name or name.startswith("ours,") else 2 * COST
+    return COST if name == RULED or name.startswith("ours, sampler") else 2 * COST
 
 
-def run_kind(table: Table, name: str, rungs: Rungs, searches: int, first: int) -> Searches:
+def run_kind(table: Table, name: str, rungs: Rungs, rung: int, searches: int, first: int) -> Searches:
     """Run the searches of a kind; what may train again goes on until it has trained enough that is new."""
     distinct = COST if name.startswith("plain") else 0
-    return replay(table, name, kinds(rungs)[name], searches, first, longest(name), distinct)
+    return replay(table, name, kinds(rungs, rung)[name], searches, first, longest(name), distinct)
 
 
 def coin_like(ruled: Searches) -> Coin:
@@ -163,28 +176,30 @@ def coin_like(ruled: Searches) -> Coin:
     return Coin(rung=max(set(rungs), key=rungs.count) if rungs else 1, share=len(rungs) / max(1, len(trials)))
 
 
-_WORK: tuple[Table, Rungs] | None = None  # of a process, so that the table is read once
+_WORK: tuple[Table, Rungs, int] | None = None  # of a process, so that the table is read once
 
 
-def _begin(path: Path | None, rungs: Rungs) -> None:
+def _begin(path: Path | None, rungs: Rungs, rung: int) -> None:
     global _WORK
-    _WORK = Table.load(*([path] if path else [])), rungs
+    _WORK = Table.load(*([path] if path else [])), rungs, rung
 
 
 def _part(name: str, searches: int, first: int) -> Searches:
     assert _WORK is not None
-    table, rungs = _WORK
-    return run_kind(table, name, rungs, searches, first)
+    table, rungs, rung = _WORK
+    return run_kind(table, name, rungs, rung, searches, first)
 
 
 def replays(names: Sequence[str], table: Table, rungs: Rungs, arguments: argparse.Namespace) -> Iterator[Searches]:
     """Run all searches of each kind, in several processes if there are to be any."""
     if arguments.workers == 1:
         for name in names:
-            yield run_kind(table, name, rungs, arguments.searches, arguments.first)
+            yield run_kind(table, name, rungs, arguments.rung, arguments.searches, arguments.first)
         return
     starts = range(0, arguments.searches, PART)
-    with ProcessPoolExecutor(arguments.workers, initializer=_begin, initargs=(arguments.table, rungs)) as pool:
+    with ProcessPoolExecutor(
+        arguments.workers, initializer=_begin, initargs=(arguments.table, rungs, arguments.rung)
+    ) as pool:
         parts = {
             name: [
                 pool.submit(_part, name, min(PART, arguments.searches - start), arguments.first + start)
@@ -201,8 +216,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--searches", type=int, default=50, help="searches of each kind (default: 50)")
     parser.add_argument("--first", type=int, default=1000, help="seed of the first search (default: 1000)")
     parser.add_argument("--only", help="kinds that begin with one of these words, with commas between them")
-    parser.add_argument("--rungs", help="epochs, with commas between them (default: the usual ones)")
-    parser.add_argument("--risk", type=float, default=RISK)
+    parser.add_argument("--rung", type=int, help="epoch at which ours looks at a training (default: half of them)")
+    parser.add_argument("--rungs", help="those of random search, with commas between them (default: the usual ones)")
+    parser.add_argument("--risk", type=float, default=RISK, help="that of random search's rungs (default: %(default)s)")
     parser.add_argument("--table", type=Path, help="packed table (default: the one that comes along)")
     parser.add_argument("--plot", type=Path, help="write area and regret against cost as a page")
     parser.add_argument(
@@ -220,13 +236,16 @@ def main() -> None:
         epochs = tuple(map(int, arguments.rungs.split(","))) if arguments.rungs else usual(table.epochs)
         rungs = Rungs(epochs=epochs, risk=arguments.risk)
         rungs.check(table.epochs)
+        arguments.rung = table.epochs // 2 if arguments.rung is None else arguments.rung
+        Rungs(epochs=(arguments.rung,)).check(table.epochs)
         if min(arguments.searches, arguments.workers) < 1:
             raise ValueError("--searches and --workers must be at least 1")
     except (OSError, EOFError, ValueError) as error:
         sys.exit(f"search.py: {error}")
-    names = [name for name in kinds(rungs) if name.startswith(tuple((arguments.only or "").split(",")))]
+    offered = kinds(rungs, arguments.rung)
+    names = [name for name in offered if name.startswith(tuple((arguments.only or "").split(",")))]
     if not names:
-        sys.exit(f"search.py: --only must be beginnings of: {'; '.join(kinds(rungs))}")
+        sys.exit(f"search.py: --only must be beginnings of: {'; '.join(offered)}")
     print(
         f"{len(table.inside)} architectures, seeds {table.seeds}, {table.epochs} epochs; "
         f"{arguments.searches} searches of each kind, from seed {arguments.first}\n"
@@ -236,7 +255,7 @@ def main() -> None:
         found.append(each)
         print(f"{each.name}: {words(each.at(COST * table.epochs))} at {COST}", file=sys.stderr, flush=True)
     print_comparison(found, table)
-    if names[0] == "ours":
+    if names[0] == OURS:
         print()
         print_factors(found, table.epochs)
     compare_rungs(table, {each.name: each for each in found}, rungs, arguments)
@@ -247,18 +266,18 @@ def main() -> None:
 def compare_rungs(table: Table, found: dict[str, Searches], rungs: Rungs, arguments: argparse.Namespace) -> None:
     """Hold the searches with rungs against those without, and against a coin that stops as often."""
     pairs = []
-    for ruled, whole in (("ours with rungs", "ours"), ("random with rungs", "random (stages first)")):
+    for ruled, whole in ((OURS, WHOLE), (RULED, RANDOM)):
         if ruled not in found or whole not in found:
             continue
         pairs.append((found[ruled], found[whole]))
-        if whole == "ours":
+        if ruled == OURS:
             coin = ours(coin=coin_like(found[ruled]))
             tossed = replay(table, "ours with a coin", coin, arguments.searches, arguments.first, COST)
             pairs.append((tossed, found[whole]))
     if pairs:
         print_rungs(table, pairs)
     for whole in {whole.name: whole for _, whole in pairs}.values():
-        print_oracle(table, whole, rungs)
+        print_oracle(table, whole, arguments.rung if whole.name == WHOLE else rungs.epochs[0])
 
 
 def plot(found: Sequence[Searches], epochs: int, path: Path) -> None:

@@ -89,7 +89,7 @@ def _search(arguments: argparse.Namespace) -> int:
         progress.close()
     study = result.study
     if result.outcome.stopped:
-        print(f"{result.outcome.stopped} trainings were stopped at a rung; they count towards the budget")
+        print(f"{result.outcome.stopped} trainings were stopped early; the budget counts the epochs that they had")
     if result.outcome.exhausted:
         print(f"every architecture of the space was tried: {result.outcome.finished} finished")
     if result.outcome.stalled:
@@ -169,7 +169,7 @@ class _Progress:
 
         if words := _busy():
             _say(words)
-        self._bar = tqdm(total=self._budget, initial=self._spent(study), unit="trial", smoothing=0.1)
+        self._bar = tqdm(total=self._budget, initial=self._spent(study), unit="training", smoothing=0.1)
         self._describe = Sparing(lambda: self._bar.set_postfix_str(_state(study), refresh=False))
 
     def update(self, study: Study) -> None:
@@ -178,7 +178,7 @@ class _Progress:
         self._bar.update(spent - self._bar.n)
 
     def _spent(self, study: Study) -> int:
-        return min(study.tally().spent, self._budget)
+        return min(int(study.tally().spent), self._budget)
 
     def replicate(self, architecture: Architecture, replicate: Replicate) -> None:
         words = f"again with seed {replicate.seed}: {replicate.accuracy:.1%}, {architecture.describe()}"

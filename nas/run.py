@@ -17,7 +17,7 @@ from nas.confirm import with_probabilities
 from nas.evaluation import EvaluationError
 from nas.facts import facts
 from nas.settings import Settings, declared_space, made_for_data, make_protocol
-from nas.study import Confirmation, Judge, Outcome, RunFailed, Study, confirm, run
+from nas.study import Chooser, Confirmation, Judge, Outcome, RunFailed, Study, confirm, run
 from nas.workers import crew
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from nas.architecture import Architecture
     from nas.data import Splits
-    from nas.evaluate import Evaluator
+    from nas.evaluate import Evaluator, StopRule
     from nas.replicate import Replicator
     from nas.seeds import Replicate
     from nas.space import ResolvedSpace, SearchSpace
@@ -175,7 +175,7 @@ def _ready(settings: Settings, on_weights: Callable[[str], None] | None = None, 
     (backbone,) = declared.backbones
     resolved = declared.resolve({backbone: trainer.plan(backbone).stages})
     timer = Timer(trainer, timed)
-    rungs = settings.rungs_of(trainer.protocol.epochs)
+    settings.rungs_of(trainer.protocol.epochs)  # so that a wrong one is found before anything is written
     if not is_checked:
         _check_all(resolved, trainer, timer)
     files.check_folder(settings.studies)
@@ -189,18 +189,27 @@ def _ready(settings: Settings, on_weights: Callable[[str], None] | None = None, 
         inputs=settings.inputs,
     )
     files.replace(settings.folder / "split.json", json.dumps(splits.record()).encode())
-    if rungs is not None:
-        study.note_rungs(rungs.words)
-    spared = {control.architecture.id for control in resolved.controls()}
-    stop_rule = None if rungs is None else Judge(study, rungs, spared)
     return _Ready(
         settings=settings,
         study=study,
         space=resolved,
         # a warm start changes nothing in the timing
-        evaluator=Evaluator(trainer, study.store, timer, settings.limits, stop_rule),
+        evaluator=Evaluator(trainer, study.store, timer, settings.limits, _stop_rule(settings, study, resolved)),
         replicator=Replicator(trainer, study.store),
     )
+
+
+def _stop_rule(settings: Settings, study: Study, resolved: ResolvedSpace) -> StopRule | None:
+    """Return what stops trainings, and note in the study that it does; None for nothing."""
+    rungs = settings.rungs_of(study.protocol.epochs)
+    if rungs is None:
+        return None
+    spared = {control.architecture.id for control in resolved.controls()}
+    if settings.stops_by_model:
+        study.note_rungs(f"after epoch {rungs.epochs[0]}, where another training promises more")
+        return Chooser(study, resolved, rungs, seed=settings.seed, spared=spared)
+    study.note_rungs(rungs.words)
+    return Judge(study, rungs, spared)
 
 
 @contextmanager

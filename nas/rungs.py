@@ -37,6 +37,8 @@ RISK = 0.2
 """Probability of ending above the best of those that are as fast, below which a training is stopped."""
 FACTOR = 3
 """Each of the usual rungs is so many times as long as the one before."""
+LONG = 6
+"""A training of fewer epochs has none unless that is asked for: half of it would be the first steps of the schedule."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,55 @@ def usual(epochs: int) -> tuple[int, ...]:
         found.append(rung)
         rung *= FACTOR
     return tuple(found)
+
+
+def check_asked(asked: str | tuple[int, ...], *, once: bool) -> None:
+    """Raise unless something can be meant as rungs.
+
+    Args:
+        asked: Epochs, or ``none``, or ``auto``, or ``usual``.
+        once: Whether trainings are looked at once, as by a model that knows the space.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    if once and asked == "usual":
+        raise ValueError("the default sampler takes one rung: auto is half of the epochs; usual is for the others")
+    if asked not in ("auto", "usual", "none") and len(Rungs(epochs=_numbers(asked)).epochs) > 1 and once:
+        raise ValueError(f"the default sampler takes one rung, half of the epochs for example, but got {asked!r}")
+
+
+def resolve(asked: str | tuple[int, ...], epochs: int, *, risk: float, once: bool) -> Rungs | None:
+    """Return the rungs that are asked for, in a training of so many epochs; None for none.
+
+    ``auto`` is half of the epochs where trainings are looked at once, if they are at least :data:`LONG`, and else none.
+    The other arguments are those of :func:`check_asked`.
+
+    Raises:
+        ValueError: If one lies beyond the training.
+    """
+    chosen: tuple[int, ...]
+    if asked == "auto":
+        chosen = (epochs // 2,) if once and epochs >= LONG else ()
+    elif asked == "usual":
+        chosen = usual(epochs)
+    else:
+        chosen = () if asked == "none" else _numbers(asked)
+    if not chosen:
+        return None
+    rungs = Rungs(epochs=chosen, risk=risk)
+    rungs.check(epochs)
+    return rungs
+
+
+def _numbers(asked: str | tuple[int, ...]) -> tuple[int, ...]:
+    """Return the epochs that are asked for."""
+    if isinstance(asked, tuple):
+        return asked
+    try:
+        return tuple(int(word) for word in asked.split(","))
+    except ValueError as error:
+        raise ValueError(f"rungs must be auto, usual, none, or epochs such as 1,3,9, but got {asked!r}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,11 +200,10 @@ class Stop:
 class StoppedError(Exception):
     """A training was stopped at a rung: not a failure, and not a result."""
 
-    def __init__(self, stop: Stop, curve: Sequence[float], cost: Cost, images: int) -> None:
-        super().__init__(stop.reason)
-        self.stop = stop
-        self.images = images
-        """Number of validation images."""
+    def __init__(self, reason: str, curve: Sequence[float], cost: Cost) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        """Why, in words."""
         self.curve = tuple(curve)
         """Validation accuracy after each epoch that was trained."""
         self.cost = cost

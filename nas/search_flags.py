@@ -6,7 +6,7 @@ import argparse
 import math
 
 from nas.protocol import PRECISIONS
-from nas.rungs import RISK
+from nas.rungs import LONG, RISK
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -52,17 +52,18 @@ def add(parser: argparse.ArgumentParser) -> None:
 def _stopping_flags(stopping: argparse._ArgumentGroup) -> None:
     stopping.add_argument(
         "--rungs",
-        default="none",
-        metavar="A,B,...",
-        help="epochs at which trainings are stopped that are unlikely to beat one that is as fast: auto is those of "
-        "1,3,9 and so on that lie before the last (default: none)",
+        default="auto",
+        metavar="EPOCH",
+        help="epoch after which a training is stopped that promises less than others; auto is half of them if they "
+        f"are at least {LONG}; or none; for other samplers usual, which is 1,3,9 and so on, or epochs (default: auto)",
     )
     stopping.add_argument(
         "--risk",
         type=float,
         default=RISK,
         metavar="P",
-        help=f"probability of beating it below which they are stopped, 0 to 0.5 (default: {RISK:g})",
+        help="with other samplers: probability of beating one that is as fast, below which a training is stopped, 0 to "
+        f"0.5 (default: {RISK:g})",
     )
     stopping.add_argument(
         "--patience",

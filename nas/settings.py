@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nas import space
+from nas import rungs, space
 from nas.limits import Limits
 from nas.protocol import Protocol
-from nas.rungs import RISK, Rungs, check_risk, usual
+from nas.rungs import RISK, Rungs
 from nas.seeds import MOST_SEEDS
 from nas.store import sqlite_path
 from nas.study import check_name, resolve_sampler
@@ -36,7 +36,7 @@ class Settings:
     """What a search is asked for. None stands for a default that depends on the data or the device."""
 
     budget: int = 50
-    """Distinct architectures that the study shall have trained, to the end or to a rung."""
+    """Whole trainings that the study shall spend: one of each architecture, and shares of those that are stopped."""
     space: str = "default"
     """Name of a space of ``search_spaces``, or the path of a Python file with ``SPACE`` in it (which is executed)."""
     backbone: str | None = None
@@ -113,10 +113,14 @@ class Settings:
     """``auto``, ``cuda``, ``cuda:1``, ``mps`` or ``cpu``."""
     workers_per_device: int = 1
     """Processes that train on the device at once."""
-    rungs: str | tuple[int, ...] = "none"
-    """Epochs at which weak trainings are stopped: ``none``, ``auto`` for 1, 3, 9 and so on, or numbers."""
+    rungs: str | tuple[int, ...] = "auto"
+    """Epochs at which trainings are stopped that promise less than others: ``none``, ``auto`` or numbers.
+
+    Our own sampler takes one, and ``auto`` is half of the epochs, if they are at least :data:`nas.rungs.LONG`. With
+    the other samplers ``auto`` is none, and ``usual`` is 1, 3, 9 and so on.
+    """
     risk: float = RISK
-    """Probability of ending above the best that is as fast, below which a training is stopped at a rung."""
+    """With the other samplers: probability of ending above the best that is as fast, below which one is stopped."""
     patience: int | None = None
     """The search ends once so many trials, one after the other, did not move the front beyond noise."""
     sampler: str = "auto"
@@ -165,11 +169,15 @@ class Settings:
         sqlite_path(self.storage_url)
 
     def _check_stopping(self) -> None:
-        check_risk(self.risk)
+        rungs.check_risk(self.risk)
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be at least 1 trial, but got {self.patience}")
-        if self.rungs not in ("none", "auto"):
-            Rungs(epochs=_epochs_of(self.rungs), risk=self.risk)
+        rungs.check_asked(self.rungs, once=self.stops_by_model)
+
+    @property
+    def stops_by_model(self) -> bool:
+        """Whether our own sampler decides what is stopped."""
+        return resolve_sampler(self.sampler) == "additive"
 
     def rungs_of(self, epochs: int) -> Rungs | None:
         """Return the rungs of a training of so many epochs; None for none.
@@ -177,12 +185,7 @@ class Settings:
         Raises:
             ValueError: If one lies beyond it.
         """
-        chosen = usual(epochs) if self.rungs == "auto" else () if self.rungs == "none" else _epochs_of(self.rungs)
-        if not chosen:
-            return None
-        rungs = Rungs(epochs=chosen, risk=self.risk)
-        rungs.check(epochs)
-        return rungs
+        return rungs.resolve(self.rungs, epochs, risk=self.risk, once=self.stops_by_model)
 
     @property
     def limits(self) -> Limits:
@@ -237,16 +240,6 @@ class Settings:
     def folder(self) -> Path:
         """Where the study's files land."""
         return Path(self.studies) / self.study_name
-
-
-def _epochs_of(given: str | tuple[int, ...]) -> tuple[int, ...]:
-    """Return the epochs that rungs name."""
-    if isinstance(given, tuple):
-        return given
-    try:
-        return tuple(int(word) for word in given.split(","))
-    except ValueError as error:
-        raise ValueError(f"rungs must be auto, none, or epochs such as 1,3,9, but got {given!r}") from error
 
 
 def declared_space(settings: Settings) -> space.SearchSpace:

@@ -78,6 +78,14 @@ def with_failures(table: Table) -> Table:
     return failing
 
 
+def with_weak_controls(table: Table) -> Table:
+    """Return a table whose controls are as accurate as the bare backbone: they leave a search something to find."""
+    weak = copy.copy(table)
+    of_bare = {seed: table.curves[table.bare, seed] for seed in table.seeds}
+    weak.curves = {key: of_bare[key[1]] if key[0] in table.controls else curve for key, curve in table.curves.items()}
+    return weak
+
+
 def tiny(figures: list[tuple[float, float, float]]) -> tuple[Table, list[str]]:
     """Return a table of four architectures of given latency, validation and test accuracy, and their ids.
 

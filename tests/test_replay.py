@@ -22,6 +22,7 @@ from made_table import (
     the_space,
     the_table,
     with_failures,
+    with_weak_controls,
 )
 
 from nas.architecture import NONE, Architecture
@@ -214,9 +215,27 @@ class TestRungs:
         never = run(table, ours("random", coin=Coin(rung=1, share=0.0)), 15)
         assert never.trials == run(table, ours("random"), 15).trials
 
-    def test_our_sampler_is_told_of_them(self, table: Table) -> None:
-        trials = run(table, ours(coin=Coin(rung=1, share=1.0)), 9).trials[0]
-        assert len({trial.architecture for trial in trials}) == len(trials) == FEWEST + EPOCHS
+    def test_ours_takes_up_again_what_promises_most_and_pays_the_rest(self, table: Table) -> None:
+        resumed = []
+        for searcher in (ours(rungs=Rungs(epochs=(4,))), ours(coin=Coin(rung=4, share=0.9))):
+            found = run(with_weak_controls(table), searcher, 25)
+            begun: dict[str, replay.Trial] = {}
+            for trial in found.trials[0]:
+                assert trial.resumed == (trial.architecture in begun)
+                if trial.resumed:
+                    assert begun[trial.architecture].stopped
+                    assert (trial.epochs, trial.stopped) == (EPOCHS - 4, False)
+                    assert trial.accuracy == table.curves[trial.architecture, 0][-1]
+                else:
+                    assert trial.epochs == (4 if trial.stopped else EPOCHS)
+                assert not trial.duplicate
+                begun[trial.architecture] = trial
+            again = sum(trial.resumed for trial in found.trials[0])
+            resumed.append(again)
+            assert len(begun) == len(found.trials[0]) - again > 25
+            assert sum(trial.stopped for trial in found.trials[0]) > again
+            assert list(found.spent[0]) == list(np.cumsum([trial.epochs for trial in found.trials[0]]))
+        assert resumed[1] > 2  # the coin stops good ones, too
 
 
 def either(space: ResolvedSpace, trial: optuna.Trial) -> Architecture:

@@ -8,7 +8,19 @@ from collections.abc import Sequence
 
 import pytest
 
-from nas.rungs import FEWEST, Line, Rungs, Training, judge, line_at, log_odds, usual
+from nas.rungs import (
+    FEWEST,
+    LONG,
+    Line,
+    Rungs,
+    Training,
+    check_asked,
+    judge,
+    line_at,
+    log_odds,
+    resolve,
+    usual,
+)
 
 IMAGES = 400
 EPOCHS = 4
@@ -208,3 +220,44 @@ class TestRungs:
         Rungs(epochs=(1, 3)).check(4)
         with pytest.raises(ValueError, match="which has 3 epochs, but got 3"):
             Rungs(epochs=(1, 3)).check(3)
+
+
+class TestAsked:
+    @pytest.mark.parametrize(
+        ("asked", "epochs", "once", "expected"),
+        [
+            ("auto", 9, True, (4,)),
+            ("auto", LONG, True, (LONG // 2,)),
+            ("auto", LONG - 1, True, None),
+            ("auto", 9, False, None),
+            ("usual", 9, False, (1, 3)),
+            ("usual", 1, False, None),
+            ("none", 9, True, None),
+            ("2", 3, True, (2,)),
+            ((2,), 3, True, (2,)),
+            ("1,2", 3, False, (1, 2)),
+        ],
+    )
+    def test_what_is_asked_for_depends_on_the_training_and_on_who_looks(
+        self, asked: str | tuple[int, ...], epochs: int, once: bool, expected: tuple[int, ...] | None
+    ) -> None:
+        check_asked(asked, once=once)
+        found = resolve(asked, epochs, risk=0.3, once=once)
+        assert (None if found is None else found.epochs) == expected
+        assert found is None or found.risk == 0.3
+
+    @pytest.mark.parametrize("asked", ["1,2", (1, 2), "usual"])
+    def test_a_model_looks_once(self, asked: str | tuple[int, ...]) -> None:
+        check_asked(asked, once=False)
+        with pytest.raises(ValueError, match="the default sampler takes one rung"):
+            check_asked(asked, once=True)
+
+    @pytest.mark.parametrize("asked", ["soon", "", "1,,2", "2,1", "0", (0,), "1.5"])
+    @pytest.mark.parametrize("once", [True, False])
+    def test_what_is_no_rung_is_refused(self, asked: str | tuple[int, ...], once: bool) -> None:
+        with pytest.raises(ValueError, match="rungs must be"):
+            check_asked(asked, once=once)
+
+    def test_a_rung_beyond_the_training_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="which has 9 epochs, but got 9"):
+            resolve("9", 9, risk=0.2, once=True)

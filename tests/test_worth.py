@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 from attnbench.replay import Table, Trial, uniform
-from attnbench.worth import COST, LONGEST, Judge, cost_factor, entering, interval, joined, replay, wrong_stops
+from attnbench.worth import COST, LONGEST, Judge, cost_factor, entering, interval, joined, replay, saving, wrong_stops
 from made_table import (
     EPOCHS,
     steps,
@@ -104,8 +104,16 @@ class TestFigures:
         assert list(found.at(99 * EPOCHS)) == [1, 1]
         assert list(found.at(EPOCHS - 1)) == [0, 0]
         assert np.isnan(found.at(EPOCHS - 1, "regret")).all()
-        assert list(found.after(2)) == [1, 0]
-        assert list(found.after(99)) == [1, 1]
+        assert [len(row) for row in found.within(2 * EPOCHS)] == [2, 2]
+        assert [len(row) for row in found.within(2 * EPOCHS - 0.5)] == [1, 1]
+
+    def test_what_is_saved_is_the_share_from_which_on_it_is_as_good(self) -> None:
+        whole = steps(30, 40, count=COST)
+        assert saving(steps(20, 10, count=COST), whole, EPOCHS) == pytest.approx(20 / COST)
+        assert saving(steps(60, 70, count=COST), whole, EPOCHS) == math.inf
+        dips = steps(20, 20, count=COST)
+        dips.area[0][24], dips.area[1][24] = 0.2, 0.2  # at the cost of 25, and so until that of 26
+        assert saving(dips, whole, EPOCHS) == pytest.approx(26 / COST)
 
     def test_the_factor_is_the_cost_at_which_another_gets_there(self) -> None:
         mine = steps(COST, COST)
@@ -142,6 +150,12 @@ class TestFigures:
         assert wrong_stops(table, trials, 0, own=False) == (2, 3, 1)
         assert wrong_stops(table, trials, 0, own=True) == (2, 3, 2)
         assert wrong_stops(table, trials[:2], 0, own=False) == (1, 2, 1)
+
+    def test_one_that_was_taken_up_again_was_not_stopped_wrongly(self) -> None:
+        table, keys = tiny([(1.0, 0.5, 0.5), (1.25, 0.6, 0.6), (1.5, 0.9, 0.55), (2.0, 0.7, 0.8)])
+        trials = [Trial(key, 1, None, stopped=True) for key in keys]
+        trials += [Trial(keys[1], 1, 0.6, resumed=True), Trial(keys[3], 1, 0.7, resumed=True)]
+        assert wrong_stops(table, trials, 0, own=False) == (2, 3, 1)
 
     def test_what_enters_the_front(self) -> None:
         figures = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
@@ -14,9 +14,9 @@ from attnbench.table import PACKED, Header, Part, read
 
 from nas.architecture import NONE, Architecture, Placement
 from nas.front import Point, non_dominated
-from nas.rungs import FEWEST, Rungs, Training, judge, line_at
+from nas.rungs import FEWEST, Rungs, Training, judge
 from nas.space import ResolvedSpace
-from nas.study.sampler import Known, propose
+from nas.study.sampler import Known, Proposal, goes_on, propose, resolve_sampler
 
 
 def resolve() -> ResolvedSpace:
@@ -96,6 +96,8 @@ class Trial:
     """Whether it was stopped at a rung."""
     duplicate: bool = False
     """Whether the search had trained it before."""
+    resumed: bool = False
+    """Whether it went on with one that was stopped: it cost the rest alone."""
 
 
 Searcher = Callable[[Table, int, int], Iterator[Trial]]
@@ -117,60 +119,52 @@ def ours(sampler: str = "auto", rungs: Rungs | None = None, coin: Coin | None = 
 
     Args:
         sampler: As ``--sampler``.
-        rungs: As ``--rungs`` and ``--risk``; None for none.
+        rungs: As ``--rungs`` and ``--risk``; None for none. What is taken up again costs the rest alone.
         coin: What stops instead of rungs.
     """
+    by_model = rungs is not None and resolve_sampler(sampler) == "additive"
 
     def search(table: Table, seed: int, number: int) -> Iterator[Trial]:
         known: list[Known] = []
         whole: list[Training] = []
-        outside = set(table.controls) - set(table.inside)
+        paid: dict[str, int] = {}
         generator = random.Random(number)
         while True:
-            proposal = propose(table.space, _informed(known, whole, table), sampler=sampler, seed=number)
+            proposal = propose(table.space, known, sampler=sampler, seed=number)
             if proposal is None:
                 return
             key = proposal.architecture.id
             training = Training(ratio=table.ratios[key], curve=table.curves[key, seed])
             stopped = None
-            if training.curve and not proposal.control:
+            if training.curve and not proposal.control and not proposal.resumes:
                 if coin is not None and len(whole) >= FEWEST and generator.random() < coin.share:
                     stopped = coin.rung
-                elif coin is None and rungs is not None:
+                elif by_model:
+                    begun = _entry(proposal, table, training.curve[: rungs.epochs[0]], whole=False)
+                    if not goes_on(table.space, [*known, begun], key, seed=number):
+                        stopped = rungs.epochs[0]
+                elif rungs is not None:
                     stopped = _stopped(training, whole, rungs, table)
             if training.curve and stopped is None:
                 whole.append(training)
+            known.append(_entry(proposal, table, training.curve[:stopped], whole=stopped is None))
+            before, paid[key] = paid.get(key, 0), stopped or table.epochs
             accuracy = training.curve[-1] if training.curve and stopped is None else None
-            nominal = table.nominal[key]
-            known.append(
-                Known(
-                    id=key,
-                    params={} if key in outside else proposal.params,
-                    values=None if accuracy is None else (accuracy, nominal),
-                    nominal_ms=None if stopped is None else nominal,
-                    forecast=None if stopped is None else (training.curve[stopped - 1], float(stopped)),
-                )
-            )
-            yield Trial(key, stopped or table.epochs, accuracy, stopped=stopped is not None)
+            yield Trial(key, paid[key] - before, accuracy, stopped=stopped is not None, resumed=proposal.resumes)
 
     return search
 
 
-def _informed(known: list[Known], whole: Sequence[Training], table: Table) -> list[Known]:
-    """Return what is known, with what the curves of stopped trainings foretell by all that ended until now."""
-    rungs = {int(entry.forecast[1]) for entry in known if entry.forecast is not None}
-    lines = {rung: line_at(rung, whole, epochs=table.epochs, images=table.images["val"]) for rung in rungs}
-
-    def foretold(entry: Known) -> tuple[float, float]:
-        assert entry.forecast is not None
-        accuracy, rung = entry.forecast
-        line = lines[int(rung)]
-        if line is None:  # by a coin, before there was one
-            return accuracy, 0.5
-        forecast = line.forecast(accuracy)
-        return forecast.accuracy, forecast.deviation
-
-    return [entry if entry.forecast is None else replace(entry, forecast=foretold(entry)) for entry in known]
+def _entry(proposal: Proposal, table: Table, curve: Sequence[float], *, whole: bool) -> Known:
+    """Return what is known of what was proposed once it has a curve, of a whole training or not; none if it failed."""
+    nominal = table.nominal[proposal.architecture.id]
+    return Known(
+        id=proposal.architecture.id,
+        params=proposal.params,
+        values=(curve[-1], nominal) if curve and whole else None,
+        nominal_ms=nominal if curve and not whole else None,
+        curve=curve,
+    )
 
 
 def _stopped(training: Training, whole: Sequence[Training], rungs: Rungs, table: Table) -> int | None:

@@ -84,9 +84,10 @@ class Searches:
             found.append(values[paid - 1] if paid else (0.0 if what == "area" else math.nan))
         return np.array(found)
 
-    def after(self, trials: int, what: str = "area") -> Floats:
-        """Return the figure of each search after so many trials."""
-        return np.array([values[min(trials, len(values)) - 1] for values in getattr(self, what)])
+    def within(self, epochs: float) -> list[list[Trial]]:
+        """Return the trials that each search has paid for at a cost."""
+        pairs = zip(self.trials, self.spent, strict=True)
+        return [row[: int(np.searchsorted(spent, epochs, side="right"))] for row, spent in pairs]
 
     def duplicates(self, epochs: float) -> float:
         """Return how many trials of a search trained again what it had trained before, at a cost, in the mean."""
@@ -145,7 +146,7 @@ def entering(trials: Sequence[Trial], ratios: Mapping[str, float]) -> list[bool]
 
 
 def wrong_stops(table: Table, trials: Sequence[Trial], seed: int, own: bool) -> tuple[int, int, int]:
-    """Return how many of a search's trials were stopped, how many are on a front, and how many are both.
+    """Return how many of a search's architectures stayed stopped, how many are on a front, and how many are both.
 
     Args:
         table: The table.
@@ -153,14 +154,15 @@ def wrong_stops(table: Table, trials: Sequence[Trial], seed: int, own: bool) -> 
         seed: The seed that the search saw.
         own: Whether it is the front that the search itself would have had, had it stopped nothing; else the true one.
     """
-    keys = [trial.architecture for trial in trials]
+    stayed = {trial.architecture: trial.stopped for trial in trials}  # the last one says
+    keys = list(stayed)
     if own:
         ends = [(table.curves[key, seed][-1:] or (-1.0,))[0] for key in keys]
         flags = non_dominated([(end, table.ratios[key]) for end, key in zip(ends, keys, strict=True)])
     else:
         front = set(table.front(seed))
         flags = [key in front for key in keys]
-    stopped = [trial.stopped for trial in trials]
+    stopped = list(stayed.values())
     return sum(stopped), sum(flags), sum(a and b for a, b in zip(stopped, flags, strict=True))
 
 
@@ -198,3 +200,16 @@ def cost_factor(
         found.append(factor(level, curves[:, generator.integers(curves.shape[1], size=curves.shape[1])].mean(axis=1)))
     low, high = np.quantile(found, (0.025, 0.975), method="nearest")
     return factor(ours_now.mean(), curves.mean(axis=1)), float(low), float(high)
+
+
+def saving(ruled: Searches, whole: Searches, epochs: int, cost: int = COST) -> float:
+    """Return the least share of a cost at which one kind of search is, in the mean, where another one is at that cost.
+
+    Where it is: within the 95 % interval of that mean, and not below it later; inf if it never is.
+    """
+    mean, half = interval(whole.at(cost * epochs))
+    reached = np.array([ruled.at(paid).mean() >= mean - half for paid in range(1, cost * epochs + 1)])
+    if not reached[-1]:
+        return math.inf
+    below = np.flatnonzero(~reached)
+    return float((below[-1] + 2 if len(below) else 1) / (cost * epochs))

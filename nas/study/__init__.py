@@ -2,7 +2,7 @@
 
 from nas.study.binding import StudyError, check_name
 from nas.study.confirmation import Confirmation, attempt, confirm
-from nas.study.judge import Judge
+from nas.study.judge import Chooser, Judge
 from nas.study.ledger import Study
 from nas.study.loop import Outcome, RunFailed, run
 from nas.study.sampler import SAMPLERS, resolve_sampler
@@ -10,6 +10,7 @@ from nas.study.storage import study_names
 
 __all__ = [
     "SAMPLERS",
+    "Chooser",
     "Confirmation",
     "Judge",
     "Outcome",

@@ -13,7 +13,7 @@ from scipy.special import ndtr
 
 from nas.front import non_dominated
 from nas.study.encoding import Encoding, Floats, Ints
-from nas.study.surrogate import EXACT, FITTED, Model, spread
+from nas.study.surrogate import EXACT, FITTED, Chain, Model, spread
 
 STARTUP = 10
 """So many architectures are known before the model is asked; until then each shows as much that is new as it can.
@@ -34,8 +34,6 @@ STEP = 0.5
 """So far in log-odds accuracy is taken to be a straight line of them."""
 REACH = 4.0
 """So far in log-odds the area reaches beyond the front's best: there 98 % of its errors are gone."""
-LEAST = 1e-6
-"""Least share of right answers and of wrong ones: a forecast may round to none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +45,11 @@ class Observed:
     pending: NDArray[np.bool_]
     """Whether each is in work: (n,). One that is neither in work nor has an accuracy failed, or was not trained."""
     accuracy: Floats
-    """Accuracy, 0 to 1, nan where none is known; what is foretold of one that was stopped early: (n,)."""
-    doubts: Floats
-    """Standard deviation of each accuracy beyond the noise that all have, more than 0 where it is foretold: (n,)."""
+    """Accuracy at the end of the training, 0 to 1, nan where none is known: (n,)."""
+    early: Floats
+    """Accuracy at the rung at which trainings are stopped, nan where none is known: (n,)."""
+    rest: float
+    """Share of a training that is left after the rung."""
     nominal_ms: Floats
     """Nominal latency in ms, nan where none is known: (n,)."""
     excess: Floats
@@ -58,12 +58,20 @@ class Observed:
     @property
     def finished(self) -> NDArray[np.bool_]:
         """Whether each was trained to the end: (n,)."""
-        found: NDArray[np.bool_] = np.isfinite(self.accuracy) & (self.doubts == 0)
+        return np.isfinite(self.accuracy)
+
+    @property
+    def stopped(self) -> NDArray[np.bool_]:
+        """Whether the training of each waits at the rung: (n,)."""
+        found: NDArray[np.bool_] = np.isfinite(self.early) & ~self.finished & ~self.pending
         return found
 
 
 def suggest(encoding: Encoding, observed: Observed, seed: int) -> Ints | None:
-    """Return the vector of the next architecture, or None if no candidate is new.
+    """Return the vector of what to train next, or None if there is nothing to train.
+
+    That is a new architecture, or one whose training was stopped and is worth more now than all others: per epoch, of
+    which it needs only those that are left.
 
     Args:
         encoding: The space.
@@ -75,11 +83,23 @@ def suggest(encoding: Encoding, observed: Observed, seed: int) -> Ints | None:
     unlimited = not (observed.excess > 0).any()
     if not observed.finished.any() or (len(observed.vectors) < STARTUP and unlimited):
         drawn = _new(encoding.draw(DRAWN, 0.3, generator), seen)
-        return _showing_most(encoding, observed.vectors, seen, drawn)
+        shown = _showing_most(encoding, observed.vectors, seen, drawn)
+        if shown is not None or not observed.finished.any():
+            return shown
     gain = Gain(encoding, observed)
-    candidates = _new(_candidates(encoding, gain.good, generator), seen)
+    best, most = _most(encoding, gain, _new(_candidates(encoding, gain.good, generator), seen), seen)
+    begun = observed.vectors[observed.stopped]
+    if len(begun):
+        values = gain(begun) / observed.rest
+        if best is None or values.max() > most:
+            best = begun[int(np.argmax(values))]
+    return best
+
+
+def _most(encoding: Encoding, gain: Gain, candidates: Ints, seen: set[bytes]) -> tuple[Ints | None, float]:
+    """Return the new vector that gains most, and how much: of the candidates, and of the neighbours of the best."""
     if not len(candidates):
-        return None
+        return None, 0.0
     values = gain(candidates)
     for _ in range(2):
         best = candidates[np.argsort(-values, kind="stable")[:CLIMBED]]
@@ -87,8 +107,8 @@ def suggest(encoding: Encoding, observed: Observed, seed: int) -> Ints | None:
         if not len(near):
             break
         candidates, values = np.concatenate([candidates, near]), np.concatenate([values, gain(near)])
-    vector: Ints = candidates[int(np.argmax(values))]
-    return vector
+    number = int(np.argmax(values))
+    return candidates[number], float(values[number])
 
 
 def _new(vectors: Ints, seen: set[bytes]) -> Ints:
@@ -147,7 +167,8 @@ class Gain:
     over their distance. Where that is beyond :data:`STEP`, it is cut once more. E[(X - t)+] = s (z ndtr(z) + phi(z))
     with z = (m - t) / s.
 
-    What was stopped early says something about the accuracies of its like, but nobody would use it: it is no member.
+    What was stopped early says something about the accuracies of its like (:class:`nas.study.surrogate.Chain`), but
+    nobody would use it: it is no member of the front.
     """
 
     def __init__(self, encoding: Encoding, observed: Observed) -> None:
@@ -157,24 +178,26 @@ class Gain:
         timed = np.isfinite(observed.nominal_ms)
         some = spread(np.flatnonzero(timed), FITTED)  # enough for what is counted: nearly a sum, and without noise
         self._latency = Model(rows[some], observed.nominal_ms[some], (EXACT,))
-        told = np.isfinite(observed.accuracy)
-        odds, doubts = in_log_odds(observed.accuracy, observed.doubts)
-        self._odds = Model(rows[told], odds[told], doubts=doubts[told])
+        odds, early = log_odds(observed.accuracy), log_odds(observed.early)
+        self._odds = _model(rows, odds, early)
         # Those in work are taken to turn out as the model says, so that the next one is not the same again.
-        waiting = observed.pending & ~told
+        waiting = observed.pending & ~observed.finished
         if waiting.any():
-            odds[waiting], doubts[waiting], taken = self._odds.mean(rows[waiting]), 0.0, told | waiting
-            self._odds = Model(rows[taken], odds[taken], doubts=doubts[taken])
+            odds[waiting] = self._odds.mean(rows[waiting])
+            if isinstance(self._odds, Chain):
+                missing = waiting & np.isnan(early)
+                early[missing] = self._odds.early.mean(rows[missing])
+            self._odds = _model(rows, odds, early)
         limits = [
             Model(rows[known], column[known], (EXACT, *NOISY))
             for column in observed.excess.T
             if (known := np.isfinite(column)).sum() > 1 and (column[known] > 0).any()
         ]
-        self._models = [self._odds, self._latency, *limits]
+        self._models: list[Model | Chain] = [self._odds, self._latency, *limits]
         self._projected = [encoding.projected(model.rows) for model in self._models]
         latency = observed.nominal_ms.copy()
         latency[~timed] = self._latency.mean(rows[~timed])
-        members = observed.finished | waiting
+        members = np.isfinite(odds)
         self._find_front(observed.vectors[members], self._odds.mean(rows[members]), latency[members])
 
     def _find_front(self, vectors: Ints, odds: Floats, latency: Floats) -> None:
@@ -210,17 +233,27 @@ class Gain:
         return gain
 
 
-def in_log_odds(accuracy: Floats, doubts: Floats) -> tuple[Floats, Floats]:
-    """Return accuracies and their standard deviations as log-odds, to first order; nan stays nan.
+def _model(rows: Floats, odds: Floats, early: Floats) -> Model | Chain:
+    """Return what is believed of the log-odds at the end, of those there and of those at the rung, nan for unknown."""
+    told = np.isfinite(odds)
+    both = told & np.isfinite(early)
+    if not both.any() or np.array_equal(np.isfinite(early), both):  # none was stopped
+        return Model(rows[told], odds[told])
+    short = np.isfinite(early)
+    return Chain(rows[short], early[short], odds[short])
+
+
+def log_odds(accuracy: Floats) -> Floats:
+    """Return accuracies as log-odds; nan stays nan.
 
     None or all right would be infinite: an accuracy is taken to be at least half as far from both ends as the nearest
     one that is not there.
     """
     shares = np.r_[accuracy, 1 - accuracy]
-    least = max(np.min(shares, where=shares > 0, initial=1.0) / 2, LEAST)  # nan is not above 0
+    least = np.min(shares, where=shares > 0, initial=1.0) / 2  # nan is not above 0
     inner = np.clip(accuracy, least, 1 - least)
-    slope = inner * (1 - inner)
-    return np.log(inner / (1 - inner)), np.where(doubts > 0, doubts / slope, 0.0)
+    odds: Floats = np.log(inner / (1 - inner))
+    return odds
 
 
 NOISY = (0.01, 0.1)

@@ -1,4 +1,8 @@
-"""Stops trainings at rungs, by what their study knows at that moment."""
+"""Stops trainings at rungs, by what their study knows at that moment.
+
+Both rules read the study anew at each rung, and keep nothing: with many workers each of them judges by what all of them
+have finished until then, and none waits for another.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,13 @@ from collections.abc import Callable, Collection
 from nas.architecture import Architecture
 from nas.evaluation import Cost
 from nas.rungs import Rungs, StoppedError, Training, judge
+from nas.space import ResolvedSpace
 from nas.study.record import Record
+from nas.study.sampler import goes_on
 
 
 class Judge:
-    """Looks at each training after each epoch.
-
-    It reads the study anew at each rung, and keeps nothing: with many workers each of them judges by what all of them
-    have finished until then, and none waits for another.
-    """
+    """Stops for good what is unlikely to end above a rival that is as fast, see :mod:`nas.rungs`."""
 
     def __init__(self, study: Record, rungs: Rungs, spared: Collection[str] = ()) -> None:
         """Say by what to judge.
@@ -42,7 +44,7 @@ class Judge:
             cost: What it costs.
             images: Number of validation images.
         """
-        if architecture.id in self._spared:
+        if architecture.id in self._spared or self._study.was_stopped(architecture.id):
             return None
         curve: list[float] = []
 
@@ -54,6 +56,60 @@ class Judge:
             others = self._study.trainings()
             stop = judge(training, others, self._rungs, epochs=self._epochs, images=images)
             if stop is not None:
-                raise StoppedError(stop, curve, cost, images)
+                raise StoppedError(stop.reason, curve, cost)
+
+        return after_epoch
+
+
+class Chooser:
+    """Stops, for the time being, what is not what our own sampler would train next.
+
+    A training that has reached the rung is a candidate like any other, of which more is known, and of which only the
+    rest has to be paid. It goes on if it is the best of all; if it is that only later, because the model has learnt
+    more or because the better ones are done, the sampler proposes it again.
+    """
+
+    def __init__(
+        self, study: Record, space: ResolvedSpace, rungs: Rungs, *, seed: int, spared: Collection[str] = ()
+    ) -> None:
+        """Say by what to choose.
+
+        Args:
+            study: The study.
+            space: The space that it is bound to.
+            rungs: When to look: once.
+            seed: Seed of the search.
+            spared: Ids of architectures that are always trained to the end.
+
+        Raises:
+            ValueError: If there are several rungs, or the rung is not within the study's training.
+        """
+        rungs.check(study.protocol.epochs)
+        if len(rungs.epochs) > 1:
+            raise ValueError(f"this sampler looks at a training once, but got rungs {rungs.epochs!r}")
+        self._study, self._space, self._seed = study, space, seed
+        (self._rung,) = rungs.epochs
+        self._spared = frozenset(spared)
+
+    def __call__(self, architecture: Architecture, cost: Cost, images: int) -> Callable[[int, float], None] | None:
+        """Return what to call after each epoch of an architecture's training; None where it is to be finished.
+
+        Args:
+            architecture: What is to be trained.
+            cost: What it costs.
+            images: Number of validation images.
+        """
+        if architecture.id in self._spared or self._study.was_stopped(architecture.id):
+            return None
+        curve: list[float] = []
+
+        def after_epoch(epoch: int, accuracy: float) -> None:
+            curve.append(accuracy)
+            if epoch != self._rung:
+                return
+            known = self._study.if_stopped(architecture.id, curve, cost)
+            if not goes_on(self._space, known, architecture.id, seed=self._seed):
+                reason = f"stopped after epoch {epoch} at {100 * accuracy:.1f} %: another training promises more"
+                raise StoppedError(reason, curve, cost)
 
         return after_epoch

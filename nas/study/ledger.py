@@ -19,7 +19,7 @@ from nas.study.binding import RUNGS, bind, check_name
 from nas.study.record import Record, close
 from nas.study.sampler import Distribution, Proposal, distributions
 from nas.study.storage import connect, lock
-from nas.study.trials import CURVE, FORECAST, IMAGES, INTERRUPTED, id_of, params_of, was_stopped
+from nas.study.trials import CURVE, INTERRUPTED, RESUMES, id_of, params_of, was_stopped
 from nas.study.worker import Worker, is_dead
 
 AGAIN = "tried_again"
@@ -27,7 +27,7 @@ AGAIN = "tried_again"
 MOST_DEATHS = 3
 """So many workers may die with one architecture: it is then the cause, as one that takes more memory than there is."""
 _DEATHS = "deaths"
-_PROPOSED = ("architecture", "placements", "control", "memory", AGAIN, _DEATHS)
+_PROPOSED = ("architecture", "placements", "control", "memory", RESUMES, AGAIN, _DEATHS)
 """Attributes that a trial has from its proposal, and hands on when it has to be repeated."""
 
 
@@ -76,6 +76,8 @@ class Study(Record):
             attributes["control"] = proposal.control
         if proposal.memory:
             attributes["memory"] = dict(proposal.memory)
+        if proposal.resumes:
+            attributes[RESUMES] = True
         # In one transaction: to queue it, to ask for it and to suggest each parameter takes a dozen, and three times as
         # long, and leaves a trial without its attributes if the process is killed between two of them.
         return self._begin(params, distributions(space, params), attributes)
@@ -94,16 +96,17 @@ class Study(Record):
         """Start the oldest trial that waits for a worker, if any. Call it under :meth:`lock`."""
         while waiting := self._trials(TrialState.WAITING):
             trial = self._study.ask(distributions(space, params_of(waiting[0])))
-            if id_of(trial) not in self._done():
+            if not self._is_done(waiting[0]):
                 trial.set_user_attr("worker", worker.id)
                 return trial
             # Its architecture was finished after all, by a worker that had been taken for dead.
             self._end(trial.number, f"{INTERRUPTED}: no longer needed")
         return None
 
-    def _done(self) -> set[str]:
-        """Return the ids of what was trained, to the end or to a rung."""
-        return {id_of(trial) for trial in self._trained()}
+    def _is_done(self, trial: FrozenTrial) -> bool:
+        """Tell whether another trial has trained what one is to train: to the end or, if that is new, to a rung."""
+        resumes = trial.user_attrs.get(RESUMES)
+        return any(id_of(other) == id_of(trial) and not (resumes and was_stopped(other)) for other in self._trained())
 
     def finish(self, trial: optuna.Trial, evaluation: Evaluation) -> bool:
         """Record an evaluation. Returns False if the trial had been taken over because this worker seemed dead.
@@ -152,12 +155,10 @@ class Study(Record):
             if finished is not None:
                 self._tell(trial, finished)
                 return
-            forecast, cost = stopped.stop.forecast, stopped.cost
-            trial.set_user_attr("reason", stopped.stop.reason)
+            cost = stopped.cost
+            trial.set_user_attr("reason", stopped.reason)
             trial.set_user_attr("nominal_ms", cost.nominal_ms)
             trial.set_user_attr("latency_ratio", cost.latency.ratio)
-            trial.set_user_attr(FORECAST, (forecast.accuracy, forecast.deviation))
-            trial.set_user_attr(IMAGES, stopped.images)
             trial.set_user_attr(CURVE, stopped.curve)  # the mark of a stopped trial: last
             self._constrain(trial, cost)
             self._study.tell(trial, state=TrialState.PRUNED)
@@ -185,7 +186,8 @@ class Study(Record):
         """
         frozen = self._trials()[trial.number]
         others = self._trials(TrialState.WAITING, TrialState.RUNNING)
-        if id_of(frozen) not in self._done() | {id_of(other) for other in others if other.number != frozen.number}:
+        in_work = {id_of(other) for other in others if other.number != frozen.number}
+        if id_of(frozen) not in in_work and not self._is_done(frozen):
             attributes = {**_proposed(frozen), "retry_of": frozen.number, **(noted or {})}
             self._study.enqueue_trial(params_of(frozen), user_attrs=attributes)
 

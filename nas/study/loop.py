@@ -1,4 +1,4 @@
-"""The ask/tell loop: exactly N distinct architectures that were trained, whatever happens in between."""
+"""The ask/tell loop: as much training as N distinct architectures take, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -62,9 +62,11 @@ def run(
     patience: int | None = None,
     on_trial: Callable[[Study], None] | None = None,
 ) -> Outcome:
-    """Evaluate architectures until the study has ``budget`` distinct ones that were trained, to the end or to a rung.
+    """Evaluate architectures until as much was trained as ``budget`` distinct ones take.
 
-    Those that are beyond the limits are not finished, and take nothing from the budget.
+    Where none is stopped early these are exactly so many finished ones. One that was stopped takes the share of a
+    training that it had, so that there are more of them, and the last one may go beyond the budget by its rest. Those
+    that are beyond the limits are not finished, and take nothing from the budget.
 
     Trials of dead workers are repaired first. Several processes may run one study; together they stop at the budget.
 
@@ -74,7 +76,7 @@ def run(
             :class:`nas.limits.BeyondLimitsError` where it was not trained because of what it costs, and
             :class:`nas.rungs.StoppedError` where the training was not worth going on with.
         space: The space that the study is bound to.
-        budget: Distinct architectures that the study shall have trained.
+        budget: Whole trainings that the study shall have spent.
         sampler: One of :data:`nas.study.SAMPLERS`.
         seed: Seed of the proposals.
         patience: End once so many proposed architectures in a row, of all workers, did not move the front beyond noise.
@@ -153,9 +155,9 @@ def _next(
         study.repair()
         tally = study.tally()
         outcome = Outcome(finished=tally.finished, stopped=tally.stopped)
-        if tally.spent >= budget:
+        if tally.reaches(budget):
             return None, outcome
-        if tally.spent + tally.running >= budget:
+        if tally.reaches(budget, with_running=True):
             return None, None
         if tally.rejected >= MOST_REJECTED:
             return None, None if tally.running else dataclasses.replace(outcome, too_costly=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,24 +12,23 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.architecture import Architecture
-from nas.evaluation import Evaluation
+from nas.evaluation import Cost, Evaluation
 from nas.front import Row, mark_front
 from nas.limits import Limits
 from nas.progress import last_gain
 from nas.protocol import Protocol
-from nas.rungs import Training, line_at
+from nas.rungs import Training
 from nas.seeds import Replicate, SeedNoise
 from nas.store import StorageError, Store, sqlite_path
 from nas.study.binding import INPUTS, LIMITS, RUNGS, StudyError, is_bound
 from nas.study.rows import make_row, noise_of
+from nas.study.sampler import Known
 from nas.study.storage import connect_existing
 from nas.study.trials import (
-    IMAGES,
     Rejected,
     Stopped,
     Tally,
     curve_of,
-    forecast_of,
     id_of,
     reason_of,
     tally,
@@ -181,11 +179,13 @@ class Record:
         ]
 
     def stopped(self) -> list[Stopped]:
-        """Return the architectures whose training was stopped at a rung, in the order of their trials."""
+        """Return the architectures whose training was stopped at a rung, and not taken up again, in their order."""
+        trained = self._trained()
+        finished = {id_of(trial) for trial in trained if not was_stopped(trial)}
         return [
             Stopped(trial.number, self.architecture(trial), reason_of(trial), curve_of(trial))
-            for trial in self._trials(TrialState.PRUNED)
-            if was_stopped(trial)
+            for trial in trained
+            if id_of(trial) not in finished
         ]
 
     def trainings(self) -> list[Training]:
@@ -228,25 +228,21 @@ class Record:
         """Return where the study stands, from one look at the database."""
         # The trials first, here and elsewhere: what another worker finishes is kept before its trial says so.
         trials = self._trials()
-        evaluations = self._evaluations()
-        return tally(trials, evaluations, self._forecasts(trials, evaluations))
+        return tally(trials, self._evaluations(), self.protocol.epochs)
 
-    def _forecasts(
-        self, trials: Sequence[FrozenTrial], evaluations: Mapping[str, Evaluation]
-    ) -> dict[str, tuple[float, float]]:
-        """Return, by architecture id, what the curves of stopped trials foretell by all that is finished now."""
-        stopped = [trial for trial in trials if was_stopped(trial)]
-        if not stopped:
-            return {}
-        whole = _curves(trials, evaluations)
-        epochs = self.protocol.epochs
-        found = {}
-        for (rung, images), alike in itertools.groupby(sorted(stopped, key=_rung_of), key=_rung_of):
-            line = line_at(rung, whole, epochs=epochs, images=images)
-            for trial in alike:
-                now = line.forecast(curve_of(trial)[-1]) if line is not None else None
-                found[id_of(trial)] = (now.accuracy, now.deviation) if now is not None else forecast_of(trial)
-        return found
+    def if_stopped(self, identifier: str, curve: Sequence[float], cost: Cost) -> list[Known]:
+        """Return what would be known, were the training of an architecture in work stopped now."""
+        excess = self.limits.excess(cost)
+        return [
+            dataclasses.replace(each, pending=False, curve=tuple(curve), nominal_ms=cost.nominal_ms, excess=excess)
+            if each.id == identifier and each.pending
+            else each
+            for each in self.tally().known
+        ]
+
+    def was_stopped(self, identifier: str) -> bool:
+        """Tell whether the training of an architecture was stopped at a rung before."""
+        return any(id_of(trial) == identifier and was_stopped(trial) for trial in self._trials(TrialState.PRUNED))
 
     def _evaluations(self) -> dict[str, Evaluation]:
         """Return all that is known under the protocol, by architecture id, in multiples of one bare latency.
@@ -284,11 +280,6 @@ def _curves(trials: Sequence[FrozenTrial], evaluations: Mapping[str, Evaluation]
     finished = dict.fromkeys(id_of(trial) for trial in trials if trial.state == TrialState.COMPLETE)
     found = [evaluations[key] for key in finished]
     return [Training(ratio=each.latency.ratio, curve=each.curve) for each in found]
-
-
-def _rung_of(trial: FrozenTrial) -> tuple[int, int]:
-    """Return at which rung a trial was stopped, and by how many validation images."""
-    return len(curve_of(trial)), trial.user_attrs[IMAGES]
 
 
 def close(storage: optuna.storages.RDBStorage, store: Store) -> None:

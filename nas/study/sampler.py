@@ -17,7 +17,7 @@ import random
 import statistics
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -30,9 +30,10 @@ from nas.threads import one_thread_of_numpy, threads_of_torch
 SAMPLERS = ("auto", "additive", "gp", "tpe", "nsga2", "random")
 """Names of the samplers; ``auto`` is ``additive``, which is ``gp`` in a space of several backbones."""
 Distribution = optuna.distributions.BaseDistribution
+WHOLE = 4
+"""So many architectures are trained to the end, before the first training is stopped for what the model says."""
 _DUPLICATES = 20
 _DRAWS = 1000
-_LEAST_DOUBT = 1e-6  # however sure a forecast is of itself, it is none of a finished one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +54,10 @@ class Known:
     """How far it is beyond each limit, as a share of the limit: 0 or less is within."""
     nominal_ms: float | None = None
     """Nominal latency in ms of one without an accuracy: beyond the limits, or stopped early."""
-    forecast: tuple[float, float] | None = None
-    """Mean and standard deviation of the final accuracy that the curve of one that was stopped early foretells.
+    curve: Sequence[float] = ()
+    """Validation accuracy after each epoch of one that was finished or stopped early, 0 to 1.
 
-    It has no ``values``, and a ``nominal_ms``. Optuna's samplers are told nothing of it: they know no doubt.
+    What was stopped early has a curve and a ``nominal_ms``, and no ``values``; Optuna's samplers are not told of it.
     """
 
 
@@ -69,6 +70,8 @@ class Proposal:
     """Optuna's parameters; empty for an architecture that the space does not contain."""
     control: str = ""
     """Label of a control; empty for a sampled architecture."""
+    resumes: bool = False
+    """Whether its training was stopped early, and is to be taken up again."""
     memory: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -86,7 +89,8 @@ def resolve_sampler(name: str) -> str:
 def propose(space: ResolvedSpace, known: Sequence[Known], *, sampler: str, seed: int) -> Proposal | None:
     """Return the next architecture, or None when every architecture of the space is known.
 
-    Controls come first. A sampled duplicate is answered from what is known, and the sampler is asked again.
+    Controls come first. A sampled duplicate is answered from what is known, and the sampler is asked again. Our own may
+    propose to take up a training that was stopped early.
 
     Args:
         space: The search space.
@@ -124,30 +128,28 @@ def _suggest(space: ResolvedSpace, known: Sequence[Known], seed: int) -> Proposa
     controls = {control.architecture.id: control.architecture for control in space.controls()}
     inside = [
         (vector, entry)
-        for entry in known
+        for entry in _merged(known)
         if entry.params or entry.id in controls
         if (vector := encoding.vector(entry.id, partial(_architecture, space, entry, controls))) is not None
     ]
     entries = [entry for _, entry in inside]
     limits = sorted({name for entry in entries for name in entry.excess})
     nan = float("nan")
-    told = [_told(entry) for entry in entries]
     times = [entry.values[1] if entry.values else entry.nominal_ms for entry in entries]
     excess = [[entry.excess.get(name, nan) for name in limits] for entry in entries]
     # What failed, for want of memory mostly, is as good as beyond a limit: its neighbours may fail, too.
-    alive = {  # or tried once more
-        entry.id for entry in entries if entry.pending or entry.values or entry.excess or entry.forecast
-    }
-    failed = [entry.id not in alive for entry in entries]
+    failed = [not (entry.pending or entry.values or entry.excess or entry.curve) for entry in entries]
     if any(failed):
-        trained = [entry.values is not None or entry.forecast is not None for entry in entries]
+        trained = [entry.values is not None or bool(entry.curve) for entry in entries]
         signs = [1.0 if bad else -1.0 if good else nan for bad, good in zip(failed, trained, strict=True)]
         excess = [[*row, sign] for row, sign in zip(excess, signs, strict=True)]
+    rung, rest = _rung(entries)
     observed = Observed(
         vectors=np.array([vector for vector, _ in inside], dtype=np.int64).reshape(len(inside), len(encoding.stages)),
         pending=np.array([entry.pending for entry in entries], dtype=bool),
-        accuracy=np.array([accuracy for accuracy, _ in told]),
-        doubts=np.array([doubt for _, doubt in told]),
+        accuracy=np.array([entry.values[0] if entry.values else nan for entry in entries]),
+        early=np.array([entry.curve[rung - 1] if 0 < rung <= len(entry.curve) else nan for entry in entries]),
+        rest=rest,
         nominal_ms=np.array([nan if time is None else time for time in times]),
         excess=np.array(excess, dtype=float).reshape(len(entries), len(limits) + any(failed)),
     )
@@ -155,17 +157,51 @@ def _suggest(space: ResolvedSpace, known: Sequence[Known], seed: int) -> Proposa
     if vector is None:
         return None
     architecture = encoding.architecture(vector)
-    return Proposal(architecture=architecture, params=space.answers(architecture) or {})
+    begun = {entry.id for entry in entries if _is_stopped(entry)}
+    return Proposal(
+        architecture=architecture, params=space.answers(architecture) or {}, resumes=architecture.id in begun
+    )
 
 
-def _told(entry: Known) -> tuple[float, float]:
-    """Return the accuracy that the model is told of an architecture, nan for none, and how much it is in doubt."""
-    if entry.values is not None:
-        return entry.values[0], 0.0
-    if entry.forecast is None:
-        return float("nan"), 0.0
-    accuracy, deviation = entry.forecast
-    return accuracy, max(deviation, _LEAST_DOUBT)
+def _merged(known: Sequence[Known]) -> list[Known]:
+    """Return each architecture once: what came of it last, and what its curve was if it is in work again."""
+    found: dict[str, Known] = {}
+    for entry in known:
+        before = found.get(entry.id)
+        if before is not None and entry.pending and before.curve:
+            found[entry.id] = replace(entry, curve=before.curve)
+        elif before is None or before.values is None:
+            found[entry.id] = entry
+    return list(found.values())
+
+
+def _is_stopped(entry: Known) -> bool:
+    return bool(entry.curve) and entry.values is None and not entry.pending
+
+
+def _rung(entries: Sequence[Known]) -> tuple[int, float]:
+    """Return the epoch at which most were stopped, 0 for none, and the share of a training that is left then."""
+    stopped = [len(entry.curve) for entry in entries if entry.curve and entry.values is None]
+    epochs = max((len(entry.curve) for entry in entries if entry.values is not None), default=0)
+    if not stopped or max(stopped) >= epochs:
+        return 0, 1.0
+    rung = max(set(stopped), key=lambda length: (stopped.count(length), length))
+    return rung, 1 - rung / epochs
+
+
+def goes_on(space: ResolvedSpace, known: Sequence[Known], identifier: str, *, seed: int) -> bool:
+    """Tell whether a training is what our own sampler would train next: worth more per epoch than all others.
+
+    Args:
+        space: The search space.
+        known: What is known, this architecture as one that was stopped now.
+        identifier: Its id.
+        seed: Seed of the search.
+    """
+    if sum(entry.values is not None for entry in known) < WHOLE:
+        return True
+    proposal = propose(space, known, sampler="additive", seed=seed)
+    return proposal is None or proposal.architecture.id == identifier
 
 
 def _architecture(space: ResolvedSpace, entry: Known, controls: Mapping[str, Architecture]) -> Architecture:
@@ -263,7 +299,7 @@ def _values(entry: Known, known: Sequence[Known]) -> tuple[float, float] | None:
 
     The sampler learns from the constraints what is beyond the limits; a low accuracy would teach it something false.
     """
-    if entry.values is not None or entry.nominal_ms is None or entry.forecast is not None:
+    if entry.values is not None or entry.nominal_ms is None or entry.curve:
         return entry.values
     accuracies = [other.values[0] for other in known if other.values is not None]
     return (statistics.fmean(accuracies) if accuracies else 0.0), entry.nominal_ms

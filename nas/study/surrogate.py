@@ -27,36 +27,32 @@ EXACT = 1e-4
 """The same where nothing but the model is wrong."""
 FITTED = 200
 """So many points at most decide on those three."""
+STEADY = 3.0
+"""Sum of squared log-odds by which a slope of 1 is believed in before any training went on past a rung."""
 
 
 class Model:
     """What is believed of one figure, given some architectures for which it is known."""
 
-    def __init__(
-        self, rows: Floats, values: Floats, noises: Sequence[float] = NOISES, doubts: Floats | None = None
-    ) -> None:
+    def __init__(self, rows: Floats, values: Floats, noises: Sequence[float] = NOISES) -> None:
         """Fit by the marginal likelihood over a grid.
 
         Args:
             rows: Features, (n, features).
             values: The figure, (n,).
             noises: Variances of the noise to choose from.
-            doubts: Standard deviation of each value beyond that noise, in the figure's unit, (n,); None for 0.
 
         Raises:
-            ValueError: If a value or a doubt is not a finite number.
+            ValueError: If a value is not a finite number.
             scipy.linalg.LinAlgError: If a covariance is not positive definite.
         """
         self.rows = rows
-        doubts = np.zeros(len(values)) if doubts is None else doubts
-        if not (np.isfinite(values).all() and np.isfinite(doubts).all()):  # LAPACK would not mind
-            raise ValueError(f"values and doubts must be finite numbers, but got {values!r} and {doubts!r}")
-        # What is foretold may be far off, and would make the unit of the noises too large for all the others.
-        sure = values if (doubts == 0).sum() < 2 else values[doubts == 0]
-        self._mean, self._scale = float(sure.mean()), float(sure.std())
+        if not np.isfinite(values).all():  # LAPACK would not mind
+            raise ValueError(f"values must be finite numbers, but got {values!r}")
+        self._mean, self._scale = float(values.mean()), float(values.std())
         if self._scale <= 1e-9 * max(1.0, abs(self._mean)):  # equal but for rounding
             self._scale = 1.0
-        y, extra = (values - self._mean) / self._scale, (doubts / self._scale) ** 2
+        y = (values - self._mean) / self._scale
         products, self._norms = rows @ rows.T, _norms(rows)
         self._unit = float(self._norms.mean()) or 1.0
         some = spread(np.arange(len(y)), FITTED)
@@ -69,11 +65,11 @@ class Model:
         for bent, length in itertools.product(BENT, LENGTHS):
             kernel = self._mix(part, norms, norms, bent, length)
             for each in noises:
-                likelihood = _likelihood(kernel, y[some], each + extra[some])
+                likelihood = _likelihood(kernel, y[some], each)
                 if likelihood > best:
                     best, self._bent, self._length, noise = likelihood, bent, length, each
         kernel = self._mix(products, self._norms, self._norms, self._bent, self._length)
-        self._factor, self._weights = _solve(kernel, y, noise + extra)
+        self._factor, self._weights = _solve(kernel, y, noise)
         self._size = max(float(y @ self._weights) / len(y), 1e-6) if len(y) > 3 else 1.0
 
     def _mix(self, products: Floats, mine: Floats, others: Floats, bent: float, length: float) -> Floats:
@@ -122,6 +118,52 @@ class Model:
         return self._mean + self._scale * mean, self._scale * deviation
 
 
+class Chain:
+    """What is believed of the log-odds of the accuracy at the end, from those at a rung, too.
+
+    All trainings passed the rung, and only some went on. So there are two models, of what holds there and of what the
+    rest of a training adds, and a line between them::
+
+        z_end = a + b z_rung + d,
+
+    where z_rung and d are Gaussian processes of the architecture, and a and b follow from those that went on. Source:
+    M. C. Kennedy and A. O'Hagan, "Predicting the output from a complex computer code when fast approximations are
+    available", Biometrika 87(1), 2000, section 2.1.
+    """
+
+    def __init__(self, rows: Floats, early: Floats, end: Floats) -> None:
+        """Fit both models.
+
+        Args:
+            rows: Features, (n, features).
+            early: Log-odds at the rung, (n,).
+            end: Log-odds at the end, (n,); nan for those that were stopped, which must not be all.
+        """
+        self.rows = rows
+        self._whole = np.isfinite(end)
+        x, y = early[self._whole], end[self._whole]
+        # As if some had shown already that what is ahead at the rung stays as far ahead: four are too few for a slope.
+        centred = x - x.mean()
+        self._slope = max(float(centred @ (y - y.mean()) + STEADY) / float(centred @ centred + STEADY), 0.0)
+        self._intercept = float(y.mean() - self._slope * x.mean())
+        self.early = Model(rows, early)
+        self._rest = Model(rows[self._whole], y - self._intercept - self._slope * x)
+
+    def mean(self, rows: Floats) -> Floats:
+        """Return the mean at the end, (n,)."""
+        return self._intercept + self._slope * self.early.mean(rows) + self._rest.mean(rows)
+
+    def predict(self, rows: Floats) -> tuple[Floats, Floats]:
+        """Return mean and standard deviation at the end without noise, (n,) each."""
+        return self.predict_from(rows @ self.rows.T, _norms(rows))
+
+    def predict_from(self, products: Floats, norms: Floats) -> tuple[Floats, Floats]:
+        """Do the same without the rows themselves, as :meth:`Model.predict_from`."""
+        mean, deviation = self.early.predict_from(products, norms)
+        added, doubt = self._rest.predict_from(products[:, self._whole], norms)
+        return self._intercept + self._slope * mean + added, np.hypot(self._slope * deviation, doubt)
+
+
 def spread(numbers: Ints, count: int) -> Ints:
     """Return so many of the numbers at most, evenly spread over their order."""
     chosen: Ints = numbers[np.linspace(0, len(numbers) - 1, min(len(numbers), count)).astype(int)]
@@ -134,8 +176,8 @@ def _norms(rows: Floats) -> Floats:
     return norms
 
 
-def _solve(kernel: Floats, y: Floats, noise: Floats) -> tuple[Floats, Floats]:
-    """Return the lower Cholesky factor of kernel + diag(noise), (n, n), and this matrix' inverse times y, (n,).
+def _solve(kernel: Floats, y: Floats, noise: float) -> tuple[Floats, Floats]:
+    """Return the lower Cholesky factor of kernel + noise I, (n, n), and this matrix' inverse times y, (n,).
 
     Of the factor's upper triangle nothing is to be read. LAPACK is called directly: of the small matrices of a search's
     first trials there are many, and scipy's own checks take longer than their factors.
@@ -151,7 +193,7 @@ def _solve(kernel: Floats, y: Floats, noise: Floats) -> tuple[Floats, Floats]:
     return factor, dpotrs(factor, y, lower=1)[0]
 
 
-def _likelihood(kernel: Floats, y: Floats, noise: Floats) -> float:
+def _likelihood(kernel: Floats, y: Floats, noise: float) -> float:
     """Return the logarithm of the marginal likelihood with the best scale of kernel and noise, but for a constant."""
     factor, weights = _solve(kernel, y, noise)
     size = float(y @ weights) / len(y)

@@ -17,11 +17,8 @@ INTERRUPTED = "interrupted"
 """How the reason of a trial begins that was cut off; its architecture is evaluated in another trial."""
 CURVE = "curve"
 """Attribute of a trial that was stopped at a rung: its validation accuracies up to there. No other trial has it."""
-FORECAST = "forecast"
-"""Attribute of such a trial: median and standard error of the accuracy that it would have ended with, by what was
-finished when it was stopped."""
-IMAGES = "validation_images"
-"""Attribute of such a trial: the number of validation images."""
+RESUMES = "resumes"
+"""Attribute of a trial whose architecture was stopped in another one: its training is taken up again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +29,10 @@ class Tally:
     """Distinct architectures that were evaluated to the end."""
     stopped: int
     """Distinct architectures whose training was stopped at a rung, and that no other trial has finished."""
+    paid: int
+    """Epochs that both were trained; one that was stopped and then finished counts as one whole training."""
+    epochs: int
+    """Epochs of a whole training."""
     rejected: int
     """Architectures that were beyond the limits, one after the other, since the last one that was not."""
     running: int
@@ -42,9 +43,16 @@ class Tally:
     """What is finished, stopped, failed, in work or waiting, in the order of the trials."""
 
     @property
-    def spent(self) -> int:
-        """What counts towards the budget: what was trained to the end, or to a rung."""
-        return self.finished + self.stopped
+    def spent(self) -> float:
+        """What counts towards the budget: whole trainings, and of those that were stopped the share that they had."""
+        return self.paid / self.epochs
+
+    def reaches(self, budget: int, *, with_running: bool = False) -> bool:
+        """Tell whether a budget of whole trainings is spent, or will be if all that is in work is trained to the end.
+
+        In whole epochs: shares of trainings do not add up to one without rounding.
+        """
+        return self.paid + (self.running * self.epochs if with_running else 0) >= budget * self.epochs
 
 
 @dataclass(frozen=True)
@@ -96,12 +104,6 @@ def curve_of(trial: FrozenTrial) -> tuple[float, ...]:
     return tuple(trial.user_attrs[CURVE])
 
 
-def forecast_of(trial: FrozenTrial) -> tuple[float, float]:
-    """Return what the curve of a trial that was stopped foretold then."""
-    accuracy, deviation = trial.user_attrs[FORECAST]
-    return accuracy, deviation
-
-
 def id_of(trial: FrozenTrial | optuna.Trial) -> str:
     """Return the id of a trial's architecture."""
     identifier: str = trial.user_attrs["architecture"]
@@ -115,10 +117,10 @@ def params_of(trial: FrozenTrial) -> dict[str, Any]:
     return params
 
 
-def _known(trial: FrozenTrial, evaluation: Evaluation | None, forecast: tuple[float, float] | None) -> Known:
-    values = None
+def _known(trial: FrozenTrial, evaluation: Evaluation | None) -> Known:
+    values, curve = None, curve_of(trial) if was_stopped(trial) else ()
     if trial.state == TrialState.COMPLETE and evaluation is not None:
-        values = (evaluation.accuracy, evaluation.nominal_ms)
+        values, curve = (evaluation.accuracy, evaluation.nominal_ms), evaluation.curve
     return Known(
         id=id_of(trial),
         params=params_of(trial),
@@ -127,7 +129,7 @@ def _known(trial: FrozenTrial, evaluation: Evaluation | None, forecast: tuple[fl
         memory=trial.user_attrs.get("memory", {}),
         excess=dict(trial.constraints),
         nominal_ms=trial.user_attrs.get("nominal_ms"),
-        forecast=forecast if was_stopped(trial) else None,
+        curve=curve,
     )
 
 
@@ -142,25 +144,25 @@ def _last_rejected(trials: list[FrozenTrial]) -> int:
     return count
 
 
-def tally(
-    trials: Sequence[FrozenTrial],
-    evaluations: Mapping[str, Evaluation],
-    forecasts: Mapping[str, tuple[float, float]] | None = None,
-) -> Tally:
+def tally(trials: Sequence[FrozenTrial], evaluations: Mapping[str, Evaluation], epochs: int) -> Tally:
     """Return where a study stands.
 
     Args:
         trials: All its trials.
         evaluations: What is known under its protocol, by architecture id.
-        forecasts: What the curves of stopped trials foretell, by architecture id.
+        epochs: Epochs of a whole training.
     """
     trials = [trial for trial in trials if not was_cut_off(trial)]
     finished = {id_of(trial) for trial in trials if trial.state == TrialState.COMPLETE}
+    stopped = {id_of(trial): len(curve_of(trial)) for trial in trials if was_stopped(trial)}
+    unfinished = [stopped[key] for key in stopped.keys() - finished]
     return Tally(
         finished=len(finished),
-        stopped=len({id_of(trial) for trial in trials if was_stopped(trial)} - finished),
+        stopped=len(unfinished),
+        paid=len(finished) * epochs + sum(unfinished),
+        epochs=epochs,
         rejected=_last_rejected(trials),
         running=sum(trial.state == TrialState.RUNNING for trial in trials),
         waiting=sum(trial.state == TrialState.WAITING for trial in trials),
-        known=[_known(trial, evaluations.get(id_of(trial)), (forecasts or {}).get(id_of(trial))) for trial in trials],
+        known=[_known(trial, evaluations.get(id_of(trial))) for trial in trials],
     )

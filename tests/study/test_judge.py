@@ -1,9 +1,10 @@
-"""Trials that are stopped at a rung: what the study keeps of them, and that the budget counts them."""
+"""Trials that are stopped at a rung for good: what the study keeps of them, and that the budget counts them."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import threading
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def spared(space: ResolvedSpace) -> set[str]:
 
 def search(study: Study, rungs: Rungs | None = RUNGS, budget: int = BUDGET) -> tuple[Outcome, Trainings]:
     trainings = Trainings(None if rungs is None else Judge(study, rungs, spared(toy.space())))
-    return run(study, trainings, space=toy.space(), budget=budget), trainings
+    return run(study, trainings, space=toy.space(), budget=budget, sampler="random"), trainings
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +86,10 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Outcome, Tra
 def test_the_budget_counts_what_was_stopped(ended: tuple[Study, Outcome, Trainings]) -> None:
     study, outcome, trainings = ended
     assert outcome.stopped == len(study.stopped()) > 3
-    assert outcome.finished + outcome.stopped == BUDGET == study.tally().spent
-    assert len(trainings.begun) == len(set(trainings.begun)) == BUDGET
+    assert len(trainings.begun) == len(set(trainings.begun)) == outcome.finished + outcome.stopped > BUDGET
     assert trainings.epochs == EPOCHS * outcome.finished + sum(len(each.curve) for each in study.stopped())
-    assert trainings.epochs < EPOCHS * BUDGET
+    assert study.tally().spent == trainings.epochs / EPOCHS
+    assert EPOCHS * BUDGET <= trainings.epochs < EPOCHS * (BUDGET + 1)
 
 
 def test_what_was_stopped_was_worse_than_one_at_most_as_slow(ended: tuple[Study, Outcome, Trainings]) -> None:
@@ -118,24 +119,22 @@ def test_what_was_stopped_is_no_result(ended: tuple[Study, Outcome, Trainings]) 
         assert study.store.evaluations(study.protocol_hash).get(key) is None
 
 
-def test_the_sampler_learns_a_forecast_and_no_value(ended: tuple[Study, Outcome, Trainings]) -> None:
+def test_the_sampler_learns_a_curve_and_no_value(ended: tuple[Study, Outcome, Trainings]) -> None:
     study = ended[0]
     stopped = {each.architecture.id: each for each in study.stopped()}
     for entry in study.tally().known:
         if entry.id in stopped:
             assert entry.values is None
-            assert entry.forecast is not None
-            final = outcome_of(stopped[entry.id].architecture).accuracy
-            assert entry.forecast[0] == pytest.approx(final, abs=0.05)
-            assert 0 < entry.forecast[1] < 0.1
+            assert entry.curve == stopped[entry.id].curve
             assert entry.nominal_ms is not None
         else:
-            assert entry.forecast is None
+            assert entry.values is not None
+            assert len(entry.curve) == EPOCHS
 
 
 def test_what_was_stopped_is_not_proposed_again(ended: tuple[Study, Outcome, Trainings]) -> None:
     known = ended[0].tally().known
-    for sampler in ("additive", "tpe", "random", "nsga2"):
+    for sampler in ("tpe", "random", "nsga2"):
         proposal = propose(toy.space(), known, sampler=sampler, seed=3)
         assert proposal is not None
         assert proposal.architecture.id not in {entry.id for entry in known}
@@ -182,9 +181,9 @@ def test_workers_judge_by_what_the_others_found(tmp_path: Path) -> None:
     for worker in workers:
         worker.join()
     begun = [key for _, trainings in found for key in trainings.begun]
-    assert len(begun) == len(set(begun)) == BUDGET
+    assert len(begun) == len(set(begun))
     study = create(tmp_path)
-    assert study.tally().spent == BUDGET
+    assert BUDGET <= study.tally().spent < BUDGET + 1
     assert study.tally().stopped > 0
     assert study.failures() == []
     study.close()
@@ -227,7 +226,7 @@ def test_one_that_was_stopped_after_it_was_taken_over_counts_once(tmp_path: Path
         assert study.tally().stopped == 0  # the trial had been taken over
         study.stop(again, stopped)
         study.stop(again, stopped)
-        assert (study.tally().stopped, study.tally().spent) == (1, 13)
+        assert (study.tally().stopped, study.tally().spent) == (1, 12 + 1 / EPOCHS)
         with study.lock():
             study.retry(again)
         assert study.claim_waiting(other, toy.space()) is None
@@ -245,7 +244,7 @@ def test_one_that_is_stopped_keeps_to_the_limits_and_ends_a_row_of_those_that_do
         study.stop(trial, stop_for(study, study.architecture(trial)))
     assert study.tally().rejected == 0
     assert (len(study.rejected()), len(study.stopped())) == (1, 1)
-    (stopped,) = [entry for entry in study.tally().known if entry.forecast is not None]
+    (stopped,) = [entry for entry in study.tally().known if len(entry.curve) == 1]
     assert stopped.excess["slowdown"] < 0
 
 
@@ -289,7 +288,7 @@ def test_a_reader_that_another_worker_overtakes_finds_what_it_needs(
     def overtaken(self: Study) -> dict[str, Evaluation]:
         monkeypatch.setattr(Study, "_evaluations", evaluations)
         found = evaluations(self)
-        run(other, outcome_of, space=toy.space(), budget=study.finished() + 1)
+        run(other, outcome_of, space=toy.space(), budget=study.finished() + 1, sampler="random")
         return found
 
     for read in (study.trainings, study.rows, study.seed_noise, study.since_gain, study.tally):
@@ -298,24 +297,15 @@ def test_a_reader_that_another_worker_overtakes_finds_what_it_needs(
     assert study.finished() == 8 + 4  # seed_noise looks no further while nothing was trained twice
 
 
-def test_what_a_curve_foretells_follows_what_is_known_now(tmp_path: Path) -> None:
-    study = create(tmp_path)
-    search(study)
-    before = {entry.id: entry.forecast for entry in study.tally().known if entry.forecast is not None}
-    search(study, None, budget=BUDGET + 15)
-    after = {entry.id: entry.forecast for entry in study.tally().known if entry.forecast is not None}
-    assert after.keys() == before.keys()
-    assert all(after[key] != before[key] for key in after)
-
-
 def test_rungs_may_come_and_go(tmp_path: Path) -> None:
     study = create(tmp_path)
     search(study, None, budget=12)
     search(study, RUNGS, budget=24)
     stopped = study.tally().stopped
     assert stopped > 0
+    spent = study.tally().spent
     outcome, trainings = search(study, None, budget=30)
-    assert (outcome.stopped, len(trainings.begun)) == (stopped, 6)
+    assert (outcome.stopped, len(trainings.begun)) == (stopped, math.ceil(30 - spent))
     assert study.failures() == []
 
 
@@ -335,7 +325,7 @@ class TestPatience:
     def test_what_was_stopped_counts(self, tmp_path: Path) -> None:
         study = create(tmp_path)
         trainings = Trainings(Judge(study, RUNGS, spared(toy.space())))
-        outcome = run(study, trainings, space=toy.space(), budget=60, patience=10)
+        outcome = run(study, trainings, space=toy.space(), budget=60, patience=10, sampler="random")
         assert outcome.stalled
         assert study.since_gain() == 10
         assert outcome.stopped > 0

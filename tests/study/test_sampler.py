@@ -5,12 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import toy
 
 from nas.space import SearchSpace
 from nas.study.gain import STARTUP, Observed
-from nas.study.sampler import SAMPLERS, Known, Proposal, _rebuild, _values, propose, resolve_sampler
+from nas.study.sampler import (
+    SAMPLERS,
+    WHOLE,
+    Known,
+    Proposal,
+    _rebuild,
+    _values,
+    goes_on,
+    propose,
+    resolve_sampler,
+)
 from search_spaces import default, whole_zoo
 
 
@@ -35,6 +46,7 @@ def finished(proposal: Proposal) -> Known:
         id=proposal.architecture.id,
         params=proposal.params,
         values=(evaluation.accuracy, evaluation.nominal_ms),
+        curve=(evaluation.accuracy - 0.2, evaluation.accuracy),
         memory=proposal.memory,
     )
 
@@ -141,17 +153,17 @@ def test_the_default_shows_every_block_and_every_stage_early(blocks: dict[str, A
     assert {placement.stage for placement in shown if placement.block not in ("se", "eca", "cbam")} == {0, 1, 2, 3}
 
 
-def stopped(proposal: Proposal, forecast: float = 0.7) -> Known:
+def stopped(proposal: Proposal, accuracy: float = 0.5) -> Known:
     return Known(
         id=proposal.architecture.id,
         params=proposal.params,
         values=None,
         nominal_ms=toy.evaluate(proposal.architecture).nominal_ms,
-        forecast=(forecast, 0.02),
+        curve=(accuracy,),
     )
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "gp", "additive"])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "gp"])
 def test_what_was_stopped_is_not_proposed_again(sampler: str) -> None:
     space = toy.space(("simam",), stages=(0, 1))
     known: list[Known] = []
@@ -169,45 +181,96 @@ def test_optuna_is_told_nothing_of_what_was_stopped(sampler: str) -> None:
     told = _rebuild(space, known).get_trials(deepcopy=False)
     assert len(told) == sum(bool(entry.params) for entry in known[:10])
     assert all(_values(entry, known) is None for entry in known[10:])
-    other = [*known[:10], *(stopped(proposal, forecast=0.99) for proposal in proposals[10:])]
+    other = [*known[:10], *(stopped(proposal, 0.99) for proposal in proposals[10:])]
     first, second = (propose(space, each, sampler=sampler, seed=0) for each in (known, other))
     assert first == second
     rejected = Known(id="0" * 12, params=known[5].params, values=None, nominal_ms=1.1, excess={"latency": 0.2})
     assert _values(rejected, known) == _values(rejected, known[:10])  # nor is it part of the average
 
 
-def test_the_model_is_told_a_forecast_in_doubt_and_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    space, proposals = toy.space(), search("additive", 16)
-    known = [finished(proposal) for proposal in proposals[:12]]
-    last = [stopped(proposal, 0.2) for proposal in proposals[12:]]
-    last[-1] = replace(last[-1], forecast=(0.3, 0.0))
-    told: list[Observed] = []
-    monkeypatch.setattr("nas.study.gain.suggest", lambda _encoding, observed, _seed: told.append(observed))
-    propose(space, [*known, *last], sampler="additive", seed=0)
-    (observed,) = told
-    assert observed.accuracy[-4:].tolist() == [0.2, 0.2, 0.2, 0.3]
-    assert observed.doubts[-4:-1].tolist() == [0.02] * 3
-    assert observed.finished.tolist() == [True] * 12 + [False] * 4  # even one that is sure of itself
-    assert observed.excess.shape == (16, 0)  # nothing failed
-    assert observed.nominal_ms[-4:].tolist() == [entry.nominal_ms for entry in last]
+class TestWhatWasStopped:
+    """Our own sampler may take it up again."""
 
+    def told(self, monkeypatch: pytest.MonkeyPatch, known: list[Known]) -> Observed:
+        told: list[Observed] = []
+        with monkeypatch.context() as patch:
+            patch.setattr("nas.study.gain.suggest", lambda _encoding, observed, _seed: told.append(observed))
+            propose(toy.space(), known, sampler="additive", seed=0)
+        return told[0]
 
-def test_a_forecast_changes_what_our_own_proposes() -> None:
-    space, proposals = toy.space(), search("additive", 16)
-    known = [finished(proposal) for proposal in proposals[:12]]
-    found = [
-        propose(space, [*known, *(stopped(one, forecast) for one in proposals[12:])], sampler="additive", seed=0)
-        for forecast in (0.2, 0.99)
-    ]
-    assert found[0] != found[1]
+    def test_the_model_is_told_what_it_had_at_the_rung(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        proposals = search("additive", 16)
+        known = [finished(proposal) for proposal in proposals[:12]]
+        last = [stopped(proposal, 0.2) for proposal in proposals[12:]]
+        observed = self.told(monkeypatch, [*known, *last])
+        assert observed.early.tolist() == [*(entry.curve[0] for entry in known), 0.2, 0.2, 0.2, 0.2]
+        assert np.isnan(observed.accuracy[12:]).all()
+        assert observed.finished.tolist() == [True] * 12 + [False] * 4
+        assert observed.stopped.tolist() == [False] * 12 + [True] * 4
+        assert observed.rest == 0.5
+        assert observed.excess.shape == (16, 0)  # nothing failed
+        assert observed.nominal_ms[12:].tolist() == [entry.nominal_ms for entry in last]
 
+    def test_in_work_again_it_is_pending_and_what_it_had_is_known(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        proposals = search("additive", 13)
+        first = stopped(proposals[12])
+        known = [*(finished(proposal) for proposal in proposals[:12]), first]
+        waits = Known(id=first.id, params=first.params, values=None, pending=True)
+        observed = self.told(monkeypatch, [*known, waits])
+        assert (observed.pending[-1], observed.early[-1], observed.stopped.any()) == (True, 0.5, False)
+        assert len(observed.vectors) == 13
+        observed = self.told(monkeypatch, [*known, replace(waits, pending=False)])  # it failed
+        assert not observed.stopped.any()
+        assert observed.excess[-1, 0] == 1
+        observed = self.told(monkeypatch, [*known, finished(proposals[12])])
+        assert observed.finished.all()
 
-def test_nothing_finished_but_forecasts_is_no_reason_to_fail() -> None:
-    space = toy.space()
-    known = [stopped(proposal) for proposal in search("random", 8)]
-    proposal = propose(space, known, sampler="additive", seed=0)
-    assert proposal is not None
-    assert proposal.architecture.id not in {entry.id for entry in known}
+    def test_most_were_stopped_at_the_rung_that_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        proposals = search("additive", 16)
+        known = [replace(finished(proposal), curve=(0.1, 0.2, 0.3, 0.8)) for proposal in proposals[:12]]
+        lengths = [(0.1,), (0.1, 0.2, 0.3), (0.1, 0.2, 0.3), (0.1,)]
+        last = [replace(stopped(one), curve=curve) for one, curve in zip(proposals[12:], lengths, strict=True)]
+        observed = self.told(monkeypatch, [*known, *last])
+        assert observed.rest == 0.25
+        assert observed.stopped.tolist() == [False] * 13 + [True, True, False]
+        assert observed.excess.shape == (16, 0)
+
+    def test_a_promising_one_is_taken_up_again_and_a_poor_one_is_not(self) -> None:
+        space, proposals = toy.space(), search("additive", 16)
+        known = [finished(proposal) for proposal in proposals[:12]]
+        for accuracy, resumes in ((0.2, False), (0.9, True)):
+            last = [stopped(proposals[12], accuracy), *(stopped(one, 0.2) for one in proposals[13:])]
+            proposal = propose(space, [*known, *last], sampler="additive", seed=0)
+            assert proposal is not None
+            assert proposal.resumes == resumes
+            assert (proposal.architecture == proposals[12].architecture) == resumes
+            if resumes:
+                assert proposal.params == proposals[12].params
+        assert goes_on(space, [*known, stopped(proposals[12], 0.9)], proposals[12].architecture.id, seed=0)
+        assert not goes_on(space, [*known, stopped(proposals[12], 0.2)], proposals[12].architecture.id, seed=0)
+
+    def test_the_first_go_on_whatever_they_promise(self) -> None:
+        space, proposals = toy.space(), search("additive", WHOLE + 1)
+        known = [finished(proposal) for proposal in proposals[: WHOLE - 1]]
+        assert goes_on(space, [*known, stopped(proposals[-1], 0.01)], proposals[-1].architecture.id, seed=0)
+        known.append(finished(proposals[WHOLE - 1]))
+        assert not goes_on(space, [*known, stopped(proposals[-1], 0.01)], proposals[-1].architecture.id, seed=0)
+
+    def test_where_nothing_is_new_it_is_finished_until_all_are(self) -> None:
+        space = toy.space(("simam",), stages=(0, 1))
+        known: list[Known] = []
+        while (proposal := propose(space, known, sampler="additive", seed=0)) is not None:
+            begun = not proposal.control and not proposal.resumes
+            known.append(stopped(proposal) if begun else finished(proposal))
+        inside = [entry for entry in known if entry.params or entry.id == known[0].id]
+        assert len({entry.id for entry in inside}) == space.size()
+        assert {entry.id for entry in inside if entry.values} == {entry.id for entry in inside}
+
+    def test_nothing_finished_is_no_reason_to_fail(self) -> None:
+        known = [stopped(proposal) for proposal in search("random", 8)]
+        proposal = propose(toy.space(), known, sampler="additive", seed=0)
+        assert proposal is not None
+        assert proposal.architecture.id not in {entry.id for entry in known}
 
 
 def test_random_depends_on_the_seed_and_on_how_much_is_known() -> None:

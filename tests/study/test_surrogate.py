@@ -13,8 +13,8 @@ from scipy.linalg import LinAlgError
 from nas.architecture import Architecture, Placement
 from nas.space import SearchSpace
 from nas.study.encoding import Encoding, Floats, Ints
-from nas.study.gain import STARTUP, Gain, Observed, in_log_odds, suggest
-from nas.study.surrogate import EXACT, Model
+from nas.study.gain import STARTUP, Gain, Observed, log_odds, suggest
+from nas.study.surrogate import EXACT, Chain, Model
 
 BLOCKS = ("se", "eca", "cbam", "simam")
 
@@ -40,15 +40,16 @@ def observed(
     latency: Floats,
     excess: Floats | None = None,
     pending: int = 0,
-    doubts: Floats | None = None,
+    early: Floats | None = None,
 ) -> Observed:
-    """Return what is known; the last ``pending`` are in work."""
+    """Return what is known; the last ``pending`` are in work. Half of a training is left after the rung."""
     none = np.empty((len(vectors), 0))
     return Observed(
         vectors=vectors,
         pending=np.arange(len(vectors)) >= len(vectors) - pending,
         accuracy=accuracy,
-        doubts=np.zeros(len(vectors)) if doubts is None else doubts,
+        early=np.full(len(vectors), np.nan) if early is None else early,
+        rest=0.5,
         nominal_ms=latency,
         excess=none if excess is None else excess,
     )
@@ -169,33 +170,46 @@ class TestModel:
         assert np.isfinite(deviation).all()
         assert (deviation > 1e-9).all()
 
-    def test_what_is_in_doubt_counts_little(self, encoding: Encoding) -> None:
-        rows = encoding.rows(drawn(encoding, 21))
-        values = 0.8 + 0.01 * np.random.default_rng(0).standard_normal(len(rows))
-        alone = Model(rows[:-1], values[:-1]).mean(rows[-1:])[0]
-        values[-1] = alone - 0.1
-        drops = [
-            alone - Model(rows, values, doubts=np.r_[np.zeros(len(rows) - 1), doubt]).mean(rows[-1:])[0]
-            for doubt in (0.0, 0.02, 0.1, 1.0)
-        ]
-        assert drops == sorted(drops, reverse=True)
-        assert drops[0] > 2 * drops[2] > 0
-        assert drops[3] == pytest.approx(0, abs=0.002)
-
-    def test_no_doubt_is_as_if_there_were_none(self, encoding: Encoding) -> None:
-        rows = encoding.rows(drawn(encoding, 20))
-        values = np.random.default_rng(0).standard_normal(len(rows))
-        first, second = Model(rows, values), Model(rows, values, doubts=np.zeros(len(rows)))
-        assert first.predict(rows)[0].tolist() == second.predict(rows)[0].tolist()
-        assert first.mean(rows) == pytest.approx(first.predict(rows)[0])
-
     def test_values_that_are_no_numbers_are_refused(self, encoding: Encoding) -> None:
-        rows, nan = encoding.rows(drawn(encoding, 2)), np.array([1.0, np.nan])
-        for values, doubts in ((nan, None), (np.ones(2), nan)):
-            with pytest.raises(ValueError, match="values and doubts must be finite numbers, but got"):
-                Model(rows, values, doubts=doubts)
+        rows = encoding.rows(drawn(encoding, 2))
+        with pytest.raises(ValueError, match="values must be finite numbers, but got"):
+            Model(rows, np.array([1.0, np.nan]))
         with pytest.raises(LinAlgError, match="the covariance of 2 values must be positive definite, but its minor 1"):
             Model(rows, np.arange(2.0), (-1e9,))
+
+
+class TestChain:
+    """Accuracy at the end is a line of that at the rung, and a process of its own."""
+
+    def world(self, encoding: Encoding, count: int = 60) -> tuple[Floats, Floats, Floats]:
+        """Return features, log-odds at the rung and at the end: ahead there is half as far ahead at the end."""
+        rows = encoding.rows(drawn(encoding, count))
+        noise = np.random.default_rng(5)
+        early = rows @ effects(encoding, 1) + 0.1 * noise.standard_normal(len(rows))
+        end = 2 + 0.5 * early + 0.3 * rows @ effects(encoding, 2) + 0.05 * noise.standard_normal(len(rows))
+        return rows, early, end
+
+    def test_it_foretells_what_was_stopped_better_than_what_was_never_begun(self, encoding: Encoding) -> None:
+        rows, early, end = self.world(encoding)
+        whole = np.arange(len(rows)) < 15
+        chain = Chain(rows, early, np.where(whole, end, np.nan))
+        alone = Model(rows[whole], end[whole])
+        errors = [np.abs(model.mean(rows[~whole]) - end[~whole]).mean() for model in (chain, alone)]
+        assert errors[0] < 0.7 * errors[1]
+        assert chain._slope == pytest.approx(0.5, abs=0.2)
+        mean, deviation = chain.predict(rows[~whole])
+        assert mean == pytest.approx(chain.mean(rows[~whole]))
+        assert 0.5 < np.std((mean - end[~whole]) / deviation) < 2
+
+    def test_before_any_was_finished_but_one_it_moves_as_at_the_rung(self, encoding: Encoding) -> None:
+        rows, early, end = self.world(encoding)
+        chain = Chain(rows, early, np.where(np.arange(len(rows)) == 3, end, np.nan))
+        assert chain.mean(rows) - chain.early.mean(rows) == pytest.approx(end[3] - early[3])
+
+    def test_a_rung_that_foretells_the_opposite_foretells_nothing(self, encoding: Encoding) -> None:
+        rows, early, _ = self.world(encoding)
+        chain = Chain(rows, early, np.where(np.arange(len(rows)) < 40, -early, np.nan))
+        assert chain._slope == 0
 
 
 class TestGain:
@@ -242,14 +256,37 @@ class TestGain:
         rows = encoding.rows(vectors)
         latency = 1 + 0.05 * (vectors > 0).sum(axis=1)
         accuracy = 0.8 + 0.01 * rows @ effects(encoding, 4)
-        accuracy[7] = 0.95
+        early, one = accuracy - 0.2, np.arange(30) == 7
+        accuracy[7], early[7] = 0.95, 0.75
+        unknown = np.where(one, np.nan, accuracy)
         sure = Gain(encoding, observed(vectors, accuracy, latency))
-        stopped = Gain(encoding, observed(vectors, accuracy, latency, doubts=np.where(np.arange(30) == 7, 0.03, 0.0)))
-        without = Gain(encoding, observed(vectors, np.where(np.arange(30) == 7, np.nan, accuracy), latency))
+        stopped = Gain(encoding, observed(vectors, unknown, latency, early=early))
+        without = Gain(encoding, observed(vectors, unknown, latency))
         assert vectors[7].tolist() in sure.good.tolist()
         assert vectors[7].tolist() not in stopped.good.tolist()
-        means = [gain._odds.mean(rows[7:8])[0] for gain in (without, stopped, sure)]
-        assert means[0] < means[1] < means[2]
+        means = [gain._odds.mean(rows[7:8])[0] for gain in (without, stopped)]
+        assert means[0] < means[1]
+
+    def test_where_none_was_stopped_what_they_had_at_the_rung_changes_nothing(self, encoding: Encoding) -> None:
+        vectors = drawn(encoding, 30)[:30]
+        accuracy = 0.8 + 0.01 * encoding.rows(vectors) @ effects(encoding, 4)
+        plain = observed(vectors, accuracy, 1 + 0.05 * (vectors > 0).sum(axis=1))
+        ruled = replace(plain, early=np.linspace(0.1, 0.4, 30))
+        others = drawn(encoding, 50, seed=9)
+        assert Gain(encoding, plain)(others).tolist() == Gain(encoding, ruled)(others).tolist()
+
+    def test_one_in_work_that_was_stopped_keeps_what_it_had_at_the_rung(self, encoding: Encoding) -> None:
+        vectors = drawn(encoding, 30)[:30]
+        accuracy = 0.8 + 0.01 * encoding.rows(vectors) @ effects(encoding, 4)
+        latency, early = 1 + 0.05 * (vectors > 0).sum(axis=1), accuracy - 0.2
+        accuracy[20:] = np.nan
+        waiting = observed(vectors, accuracy, latency, pending=3, early=early)
+        assert waiting.stopped.tolist() == [False] * 20 + [True] * 7 + [False] * 3
+        gain, before = Gain(encoding, waiting), Gain(encoding, replace(waiting, pending=np.zeros(30, dtype=bool)))
+        assert isinstance(gain._odds, Chain)
+        assert gain(vectors[-1:])[0] < before(vectors[-1:])[0]
+        fresh = replace(waiting, early=np.where(waiting.pending, np.nan, early))  # has not been at the rung yet
+        assert np.isfinite(Gain(encoding, fresh)(vectors)).all()
 
     def test_it_reaches_half_way_to_the_slowest(self, encoding: Encoding) -> None:
         vectors = np.r_[np.zeros((1, 4), dtype=np.int64), drawn(encoding, 9)[1:]]
@@ -335,14 +372,10 @@ class TestSuggestions:
         pytest.param((0.0, 0.0), (0.5, 0.5), id="nothing learnt"),
         pytest.param((1.0, 0.6), (0.8, 0.6), id="all right"),
         pytest.param((0.8, 0.2, 0.8), (0.8, 0.2, 0.8), id="nothing at an end"),
-        pytest.param((1e-20, 0.6), (1e-6, 0.6), id="a forecast that rounds to none"),
         pytest.param((np.nan, 0.6), (np.nan, 0.6), id="not trained"),
         pytest.param((), (), id="nothing known"),
     ],
 )
 def test_accuracies_are_believed_in_as_log_odds(accuracies: tuple[float, ...], expected: tuple[float, ...]) -> None:
-    odds, doubts = in_log_odds(np.array(accuracies), np.full(len(accuracies), 0.01))
     shares = np.array(expected)
-    assert odds == pytest.approx(np.log(shares / (1 - shares)), nan_ok=True)
-    assert doubts == pytest.approx(0.01 / (shares * (1 - shares)), nan_ok=True)
-    assert in_log_odds(np.array(accuracies), np.zeros(len(accuracies)))[1].tolist() == [0.0] * len(accuracies)
+    assert log_odds(np.array(accuracies)) == pytest.approx(np.log(shares / (1 - shares)), nan_ok=True)
