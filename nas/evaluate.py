@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import platform
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import timm
 import torch
+from torch import nn
 
 from nas.architecture import Architecture
 from nas.evaluation import Cost, Evaluation, wilson_interval
 from nas.latency import lock_name
 from nas.limits import BeyondLimitsError, Limits
 from nas.locks import DeviceLock
+from nas.pauses import Pauses
+from nas.proxy import Curve
 from nas.store import Store
 from nas.timing import Timer
 from nas.trainer import Trainer, within_memory
@@ -39,6 +43,7 @@ class Evaluator:
         timer: Timer | None = None,
         limits: Limits | None = None,
         stop_rule: StopRule | None = None,
+        pauses: Pauses | None = None,
     ) -> None:
         """Name the lock of the trainer's device.
 
@@ -49,7 +54,9 @@ class Evaluator:
             limits: What an architecture may cost at most. The bare backbone may cost anything: all others are compared
                 with it.
             stop_rule: Stops trainings that are not worth going on with; by default none is stopped.
+            pauses: Where stopped trainings are kept, to go on from there; by default they would begin anew.
         """
+        self._pauses = pauses
         self._stop_rule = stop_rule
         self._trainer = trainer
         self._timer = timer or Timer(trainer)
@@ -90,7 +97,7 @@ class Evaluator:
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(self._device)
         on_epoch = self._stop_rule(architecture, cost, len(self._trainer.data.val)) if self._stop_rule else None
-        curve = self._trainer.train(model, on_epoch=on_epoch, turn=self._lock.training)
+        curve = self._train(architecture, model, on_epoch)
         accuracy = curve.accuracies[-1]
         low, high = wilson_interval(accuracy, len(self._trainer.data.val))
         return Evaluation(
@@ -108,6 +115,23 @@ class Evaluator:
             train_memory_bytes=torch.cuda.max_memory_allocated(self._device) if on_gpu else None,
             versions=versions(),
         )
+
+    def _train(
+        self, architecture: Architecture, model: nn.Module, on_epoch: Callable[[int, float], None] | None
+    ) -> Curve:
+        """Train a model, from where its training was stopped if it was."""
+        if self._pauses is None:
+            return self._trainer.train(model, on_epoch=on_epoch, turn=self._lock.training)
+        key = f"{architecture.id}-{self._protocol.hash}"
+        curve = self._trainer.train(
+            model,
+            on_epoch=on_epoch,
+            turn=self._lock.training,
+            saved=self._pauses.get(key),
+            on_stop=partial(self._pauses.put, key),
+        )
+        self._pauses.drop(key)
+        return curve
 
     def _check(self, architecture: Architecture, cost: Cost) -> None:
         """Raise BeyondLimitsError if an architecture with blocks costs more than is allowed."""

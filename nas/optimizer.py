@@ -54,6 +54,14 @@ class Average:
         self._epochs, self._count = protocol.epochs, protocol.average_epochs
         self._mean: list[torch.Tensor] = []
 
+    def state(self) -> list[torch.Tensor]:
+        """Return what :meth:`load` needs to go on from here."""
+        return self._mean
+
+    def load(self, state: list[torch.Tensor]) -> None:
+        """Go on from a state."""
+        self._mean = [mean.to(weight.device) for mean, weight in zip(state, self._trained, strict=False)]
+
     @torch.no_grad()
     def after(self, epoch: int) -> None:
         """Take in the weights at the end of an epoch, if it is one of the last; after the very last, load the mean."""

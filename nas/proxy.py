@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from nas import batches, optimizer
 from nas.data import SearchData, Split
 from nas.evaluation import OUT_OF_MEMORY, EvaluationError, first_line
 from nas.protocol import Protocol
+from nas.rungs import StoppedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,8 @@ def train(
     blocks: Iterable[nn.Module] = (),
     on_epoch: Callable[[int, float], None] | None = None,
     turn: Callable[[], AbstractContextManager[object]] = nullcontext,
+    saved: Mapping[str, Any] | None = None,
+    on_stop: Callable[[dict[str, Any]], None] | None = None,
 ) -> Curve:
     """Train a model on the training split, in place, and validate it after each epoch.
 
@@ -59,6 +63,9 @@ def train(
         blocks: Modules of the model whose learning rate is ``block_lr_factor`` times that of the rest.
         on_epoch: Called after each epoch with its number, from 1, and the val accuracy. What it raises ends the run.
         turn: Makes the context that each epoch runs in, so that others get the device between epochs.
+        saved: State of a training with equal arguments that was stopped: it goes on as if it had not been.
+        on_stop: Called with that state where ``on_epoch`` raises :class:`nas.rungs.StoppedError`, before it is raised
+            further. It holds the training's own tensors: to be written down at once.
 
     Raises:
         EvaluationError: If the loss or the outputs become infinite or NaN, the memory does not suffice, or the model is
@@ -67,7 +74,7 @@ def train(
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(protocol.seed)  # dropout and stochastic depth
-            return _train(model, data, protocol, device, list(blocks), on_epoch, turn)
+            return _train(model, data, protocol, device, list(blocks), on_epoch, turn, saved, on_stop)
     except RuntimeError as error:
         if is_out_of_memory(error):
             size = f"batch size {protocol.batch_size} at {protocol.resolution}x{protocol.resolution}"
@@ -90,6 +97,8 @@ def _train(
     blocks: list[nn.Module],
     on_epoch: Callable[[int, float], None] | None,
     turn: Callable[[], AbstractContextManager[object]],
+    saved: Mapping[str, Any] | None,
+    on_stop: Callable[[dict[str, Any]], None] | None,
 ) -> Curve:
     model.to(device).to(memory_format=batches.memory_format(protocol))
     forward = _compiled(model) if protocol.compile else model
@@ -100,11 +109,10 @@ def _train(
     count = len(data.train)
     batch_size = min(protocol.batch_size, count)
     steps = count // batch_size  # the last, incomplete batch is dropped: other images are in it each epoch
-    accuracies: list[float] = []
-    losses: list[float] = []
-    seconds = 0.0
+    run = _Run(model, stepper, average, generator, device)
+    accuracies, losses, seconds = run.load(saved) if saved is not None else ([], [], 0.0)
 
-    for epoch in range(1, protocol.epochs + 1):
+    for epoch in range(len(accuracies) + 1, protocol.epochs + 1):
         with turn():
             started = time.perf_counter()
             model.train()
@@ -134,9 +142,61 @@ def _train(
             accuracies.append(accuracy(model, data.val, data, protocol))
             seconds += time.perf_counter() - started
         if on_epoch is not None:
-            on_epoch(epoch, accuracies[-1])
+            run.tell(on_epoch, on_stop, accuracies, losses, seconds)
 
     return Curve(accuracies=tuple(accuracies), losses=tuple(losses), seconds=seconds)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What changes in a training from epoch to epoch."""
+
+    model: nn.Module
+    stepper: torch.optim.Optimizer
+    average: optimizer.Average
+    generator: torch.Generator
+    device: torch.device
+
+    def tell(
+        self,
+        on_epoch: Callable[[int, float], None],
+        on_stop: Callable[[dict[str, Any]], None] | None,
+        accuracies: list[float],
+        losses: list[float],
+        seconds: float,
+    ) -> None:
+        """Tell that an epoch has ended and, if that stops the training, where it stands."""
+        try:
+            on_epoch(len(accuracies), accuracies[-1])
+        except StoppedError:
+            if on_stop is not None:
+                on_stop(self.state(accuracies, losses, seconds))
+            raise
+
+    def state(self, accuracies: list[float], losses: list[float], seconds: float) -> dict[str, Any]:
+        """Return all that :meth:`load` needs, after an epoch."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.stepper.state_dict(),
+            "average": self.average.state(),
+            "generator": self.generator.get_state(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "accuracies": accuracies,
+            "losses": losses,
+            "seconds": seconds,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> tuple[list[float], list[float], float]:
+        """Go on from a state; return accuracies, losses and seconds until then."""
+        self.model.load_state_dict(state["model"])
+        self.stepper.load_state_dict(state["optimizer"])
+        self.average.load(state["average"])
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        return list(state["accuracies"]), list(state["losses"]), float(state["seconds"])
 
 
 @torch.no_grad()

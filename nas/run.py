@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nas.architecture import Architecture
     from nas.data import Splits
     from nas.evaluate import Evaluator, StopRule
+    from nas.pauses import Pauses
     from nas.replicate import Replicator
     from nas.seeds import Replicate
     from nas.space import ResolvedSpace, SearchSpace
@@ -139,7 +140,7 @@ class _Ready:
 
     def run(self, on_trial: Callable[[Study], None] | None = None) -> Outcome:
         """Evaluate architectures until the budget is spent."""
-        return run(
+        outcome = run(
             self.study,
             self.evaluator,
             space=self.space,
@@ -149,6 +150,8 @@ class _Ready:
             patience=self.settings.patience,
             on_trial=on_trial,
         )
+        _pauses(self.settings).clear()  # a search that goes on with a larger budget begins them anew
+        return outcome
 
     def confirm(
         self, on_replicate: Callable[[Architecture, Replicate], None] | None = None, share: tuple[int, int] = (0, 1)
@@ -194,9 +197,23 @@ def _ready(settings: Settings, on_weights: Callable[[str], None] | None = None, 
         study=study,
         space=resolved,
         # a warm start changes nothing in the timing
-        evaluator=Evaluator(trainer, study.store, timer, settings.limits, _stop_rule(settings, study, resolved)),
+        evaluator=Evaluator(
+            trainer,
+            study.store,
+            timer,
+            settings.limits,
+            _stop_rule(settings, study, resolved),
+            _pauses(settings) if settings.stops_by_model else None,  # with the others it is for good
+        ),
         replicator=Replicator(trainer, study.store),
     )
+
+
+def _pauses(settings: Settings) -> Pauses:
+    """Return where trainings are kept that were stopped."""
+    from nas.pauses import Pauses
+
+    return Pauses(settings.folder / "stopped")
 
 
 def _stop_rule(settings: Settings, study: Study, resolved: ResolvedSpace) -> StopRule | None:

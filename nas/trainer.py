@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -95,6 +95,8 @@ class Trainer:
         *,
         on_epoch: Callable[[int, float], None] | None = None,
         turn: Callable[[], AbstractContextManager[object]] = nullcontext,
+        saved: Mapping[str, Any] | None = None,
+        on_stop: Callable[[dict[str, Any]], None] | None = None,
     ) -> proxy.Curve:
         """Train a model that :meth:`build` made, in place; see :func:`nas.proxy.train`.
 
@@ -106,7 +108,15 @@ class Trainer:
             _freeze(model, blocks)
         with threads_of_torch(self.threads):
             return proxy.train(
-                model, self.data, self.protocol, device=self.device, blocks=blocks, on_epoch=on_epoch, turn=turn
+                model,
+                self.data,
+                self.protocol,
+                device=self.device,
+                blocks=blocks,
+                on_epoch=on_epoch,
+                turn=turn,
+                saved=saved,
+                on_stop=on_stop,
             )
 
 

@@ -42,6 +42,7 @@ LAYERS: dict[str, int] = {
     "nas.placement": 1,
     "nas.proxy": 1,
     "nas.batches": 1,
+    "nas.pauses": 1,
     "nas.optimizer": 1,
     "nas.complexity": 1,
     "nas.architecture": 0,

@@ -333,3 +333,4 @@ def test_trainings_are_stopped_half_way_where_another_promises_more(tmp_path: Pa
     assert {len(each.curve) for each in stopped} == {3}
     assert 12 <= study.finished() + len(stopped) / 2 == study.tally().spent < 13
     assert facts(study)["Rungs"].startswith("after epoch 3, where another training promises more: ")
+    assert not (tmp_path / "small" / "stopped").exists()

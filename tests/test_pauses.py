@@ -1,0 +1,181 @@
+"""Trainings that are stopped and taken up again: as if they had not been, and only as long as there is room."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nas.architecture import Architecture, Placement
+from nas.data import load as load_data
+from nas.evaluate import Evaluator
+from nas.evaluation import Cost
+from nas.pauses import Pauses
+from nas.protocol import Protocol
+from nas.rungs import StoppedError
+from nas.store import Store
+from nas.trainer import Trainer
+
+SE = Architecture(backbone="test_resnet", placements=(Placement(stage=4, block="se", options={"reduction": 4}),))
+PROTOCOL = Protocol(
+    data="digits",
+    data_hash="0" * 16,
+    split_seed=0,
+    num_classes=10,
+    channels=1,
+    resolution=16,
+    epochs=5,
+    batch_size=64,
+    latency_seconds=0.05,
+)
+
+
+def trainer(**changes: Any) -> Trainer:
+    data = load_data("digits", limit=300, resolution=16).search()
+    return Trainer(data, replace(PROTOCOL, **changes), torch.device("cpu"))
+
+
+class Rule:
+    """Stops after an epoch, the first time."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.seen: list[int] = []
+        self.cost: Cost | None = None
+
+    def __call__(self, architecture: Architecture, cost: Cost, images: int) -> Callable[[int, float], None]:
+        def after_epoch(epoch: int, accuracy: float) -> None:
+            self.seen.append(epoch)
+            if epoch == self.epoch and self.seen.count(epoch) == 1:
+                raise StoppedError("stopped", [accuracy], cost)
+
+        return after_epoch
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "adamw", "learning_rate": 0.003},
+        {"average_epochs": 4},
+        {"model_kwargs": {"drop_rate": 0.3}},
+    ],
+    ids=["sgd", "adamw", "average", "dropout"],
+)
+def test_it_ends_as_if_it_had_not_been_stopped(tmp_path: Path, changes: dict[str, Any]) -> None:
+    whole = trainer(**changes)
+    straight = whole.build(SE)
+    expected = whole.train(straight)
+
+    def stop(epoch: int, accuracy: float) -> None:
+        if epoch == 3:
+            raise StoppedError("stopped", [accuracy], None)  # type: ignore[arg-type]
+
+    pauses = Pauses(tmp_path / "stopped")
+    with pytest.raises(StoppedError):
+        whole.train(whole.build(SE), on_epoch=stop, on_stop=lambda state: pauses.put("one", state))
+    other = trainer(**changes)
+    torch.rand(7)
+    before = torch.get_rng_state()
+    model, epochs = other.build(SE), []
+    found = other.train(model, saved=pauses.get("one"), on_epoch=lambda epoch, _: epochs.append(epoch))
+    assert epochs == [4, 5]
+    assert (found.accuracies, found.losses) == (expected.accuracies, expected.losses)
+    assert all(
+        torch.equal(mine, theirs)
+        for mine, theirs in zip(model.state_dict().values(), straight.state_dict().values(), strict=True)
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class TestEvaluator:
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Store:
+        store = Store(f"sqlite:///{tmp_path / 'studies.db'}")
+        store.create()
+        return store
+
+    def stopped(self, store: Store, folder: Path) -> Rule:
+        rule = Rule(2)
+        with pytest.raises(StoppedError):
+            Evaluator(trainer(), store, stop_rule=rule, pauses=Pauses(folder))(SE)
+        return rule
+
+    def test_it_trains_the_rest_and_forgets(self, store: Store, tmp_path: Path) -> None:
+        folder = tmp_path / "stopped"
+        rule = self.stopped(store, folder)
+        (kept,) = folder.iterdir()
+        assert kept.name == f"{SE.id}-{PROTOCOL.hash}.pt"
+        found = Evaluator(trainer(), store, stop_rule=rule, pauses=Pauses(folder))(SE)
+        assert rule.seen == [1, 2, 3, 4, 5]
+        assert list(folder.iterdir()) == []
+        assert found.curve == trainer().train(trainer().build(SE)).accuracies
+
+    @pytest.mark.parametrize("damage", ["gone", "half", "other", "folder"])
+    def test_what_cannot_be_read_begins_anew(self, store: Store, tmp_path: Path, damage: str) -> None:
+        folder = tmp_path / "stopped"
+        rule = self.stopped(store, folder)
+        (kept,) = folder.iterdir()
+        content = kept.read_bytes()
+        kept.unlink()
+        if damage == "half":
+            kept.write_bytes(content[: len(content) // 2])
+        elif damage == "other":
+            kept.write_bytes(b"not a training")
+        elif damage == "folder":
+            kept.mkdir()
+        found = Evaluator(trainer(), store, stop_rule=rule, pauses=Pauses(folder))(SE)
+        assert rule.seen == [1, 2, 1, 2, 3, 4, 5]
+        assert found.curve == trainer().train(trainer().build(SE)).accuracies
+
+    def test_one_of_another_protocol_is_not_taken(self, store: Store, tmp_path: Path) -> None:
+        folder = tmp_path / "stopped"
+        rule = self.stopped(store, folder)
+        Evaluator(trainer(seed=1), store, stop_rule=rule, pauses=Pauses(folder))(SE)
+        assert rule.seen == [1, 2, 1, 2, 3, 4, 5]
+        assert len(list(folder.iterdir())) == 1
+
+
+STATE = {"weights": torch.zeros(25_000), "epoch": 3}  # 100 kB
+
+
+class TestRoom:
+    def test_what_was_kept_is_what_is_found(self, tmp_path: Path) -> None:
+        pauses = Pauses(tmp_path / "a" / "b")
+        assert pauses.get("one") is None
+        pauses.put("one", STATE)
+        found = pauses.get("one")
+        assert found is not None
+        assert (found["epoch"], found["weights"].shape) == (3, (25_000,))
+        pauses.drop("one")
+        pauses.drop("one")
+        assert pauses.get("one") is None
+
+    def test_the_oldest_make_room(self, tmp_path: Path) -> None:
+        pauses = Pauses(tmp_path, most_bytes=350_000)
+        for number in range(5):
+            pauses.put(str(number), STATE)
+            os.utime(tmp_path / f"{number}.pt", (number, number))
+        assert sorted(path.stem for path in tmp_path.iterdir()) == ["2", "3", "4"]
+        Pauses(tmp_path, most_bytes=50_000).put("large", STATE)  # does not fit at all, and drives nothing out
+        assert len(list(tmp_path.iterdir())) == 3
+
+    def test_a_folder_that_cannot_be_made_is_no_reason_to_fail(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        pauses = Pauses(tmp_path / "file" / "stopped")
+        pauses.put("one", STATE)
+        assert pauses.get("one") is None
+        pauses.drop("one")
+        pauses.clear()
+
+    def test_all_is_forgotten_at_the_end(self, tmp_path: Path) -> None:
+        pauses = Pauses(tmp_path / "stopped")
+        pauses.put("one", STATE)
+        pauses.clear()
+        assert not (tmp_path / "stopped").exists()
+        pauses.clear()
