@@ -86,7 +86,8 @@ def recommend(rows: Iterable[Row]) -> Recommendation:
     if bare is not None and bare.beyond:
         return _without_bare(bare, others)
     if bare is not None:
-        members = [row for row in members if row.accuracy - bare.accuracy > noise(row, bare, max(1, len(others)))]
+        count = _compared(others)
+        members = [row for row in members if row.accuracy - bare.accuracy > noise(row, bare, count)]
         if not members:
             return Recommendation(row=bare, sentence=_add_nothing(bare, others))
     best = min(members, key=most_accurate)
@@ -97,11 +98,16 @@ def recommend(rows: Iterable[Row]) -> Recommendation:
             row=row,
             sentence=f"{sentence}; the bare backbone was not evaluated, so it is open whether adding a block pays.",
         )
-    gain, limit = _points(row.accuracy - bare.accuracy, noise(row, bare, max(1, len(others))))
+    gain, limit = _points(row.accuracy - bare.accuracy, noise(row, bare, count))
     sentence += f", with {percent_more(row.macs, bare.macs)} multiply-accumulates" if bare.macs else ""
     sentence += f"; it is {gain} percentage points more accurate than the bare backbone. "
-    sentence += _limit(limit, row, bare, len(others))
+    sentence += _limit(limit, row, bare, count)
     return Recommendation(row=row, sentence=sentence)
+
+
+def _compared(others: list[Row]) -> int:
+    """Return among how many one was picked: those that were finished, and those that were stopped as less promising."""
+    return max(1, len(others) + max((row.left for row in others), default=0))
 
 
 def _take(row: Row) -> str:
@@ -127,14 +133,15 @@ def _add_nothing(bare: Row, others: list[Row]) -> str:
     if not others:
         return f"{sentence}, and no other trial has finished yet."
     best = min(others, key=most_accurate)
-    gain, limit = _points(best.accuracy - bare.accuracy, noise(best, bare, len(others)))
+    count = _compared(others)
+    gain, limit = _points(best.accuracy - bare.accuracy, noise(best, bare, count))
     named = (
         f"trial {best.trial} ({best.architecture.describe()}) with {accuracy_text(best)} % at {ratio_text(best)} times"
     )
     sentence += f", and the most accurate alternative, {named} the latency, "
     if best.accuracy <= bare.accuracy:
         return f"{sentence}is not more accurate."
-    return f"{sentence}is only {gain} percentage points more accurate. {_limit(limit, best, bare, len(others))}"
+    return f"{sentence}is only {gain} percentage points more accurate. {_limit(limit, best, bare, count)}"
 
 
 def _limit(points: str, row: Row, bare: Row, count: int) -> str:

@@ -64,6 +64,8 @@ class Row:
     """Standard error of that mean because of the seeds; ``None`` while the noise of the seed is unknown."""
     seed_degrees: int = 0
     """Degrees of freedom of the noise of the seed, from which the standard error was computed; 0 while unknown."""
+    left: int = 0
+    """Architectures of the study whose training was stopped: among so many more this one may be the luckiest."""
     front_probability: float | None = None
     """Chance to be on the front of the true accuracies and ratios; see :func:`nas.confirm.with_probabilities`."""
 

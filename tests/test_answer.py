@@ -67,6 +67,16 @@ def test_equal_architectures_are_seldom_told_apart(images: int, share: float) ->
     assert fooled <= 10
 
 
+def test_what_was_stopped_might_have_been_the_luckiest_too() -> None:
+    rows = [make_row(0, 0.90, 2.0, "bare", n=1000), *(make_row(k, 0.90 + k / 100, 2 + k / 10, n=1000) for k in (1, 2))]
+    several = [dataclasses.replace(row, left=30) for row in rows]
+    assert "in the best of 2 (95 %)" in recommend(rows).sentence
+    assert "in the best of 32 (95 %)" in recommend(several).sentence
+    rows[2] = make_row(2, 0.937, 2.2, n=1000)
+    assert recommend(rows).row.trial == 2
+    assert recommend([dataclasses.replace(row, left=300) for row in rows]).row.trial == 0
+
+
 def test_noise_grows_with_the_number_of_comparisons() -> None:
     first, second = make_row(0, 0.9, 2.0), make_row(1, 0.92, 2.1)
     assert noise(first, second) < noise(first, second, 10) < noise(first, second, 50)

@@ -120,17 +120,18 @@ class Record:
 
     def rows(self) -> list[Row]:
         """Return the finished trials, those on the front marked; accuracies are means over their seeds."""
-        trials = self._trials(TrialState.COMPLETE)
+        trained = self._trained()
+        trials = [trial for trial in trained if not was_stopped(trial)]
         evaluations = self._evaluations()
         first = {id_of(trial): trial for trial in reversed(trials)}
+        left = len({id_of(trial) for trial in trained} - first.keys())
         replicates = self.replicates()
         noise = noise_of({key: evaluations[key] for key in first}, replicates)
-        return mark_front(
-            [
-                make_row(trial, self.architecture(trial), evaluations[key], replicates.get(key, []), noise, self.limits)
-                for key, trial in reversed(first.items())
-            ]
-        )
+        rows = [
+            make_row(trial, self.architecture(trial), evaluations[key], replicates.get(key, []), noise, self.limits)
+            for key, trial in reversed(first.items())
+        ]
+        return mark_front([dataclasses.replace(row, left=left) for row in rows])
 
     def replicates(self) -> dict[str, list[Replicate]]:
         """Return the further trainings under the study's protocol but for the seed, by architecture id."""

@@ -104,6 +104,11 @@ def test_what_was_finished_is_better_than_what_was_stopped(ended: tuple[Study, O
     assert np.mean(chosen) > np.mean(left) + 0.02
 
 
+def test_rows_say_among_how_many_they_were_found(ended: tuple[Study, Outcome, Trainings]) -> None:
+    study, outcome, _ = ended
+    assert {row.left for row in study.rows()} == {outcome.stopped}
+
+
 def test_the_controls_and_the_first_are_trained_to_the_end(ended: tuple[Study, Outcome, Trainings]) -> None:
     study = ended[0]
     assert spared(toy.space()) <= {row.architecture.id for row in study.rows()}
