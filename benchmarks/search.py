@@ -45,12 +45,12 @@ from attnbench.worth import (
     interval,
     joined,
     replay,
-    saving,
     words,
     wrong_stops,
 )
 
 from nas.rungs import FEWEST, RISK, Rungs, usual
+from nas.study.gain import PAIRS
 
 OURS, WHOLE = "ours", "ours, nothing stopped"
 RANDOM, RULED = "random (stages first)", "random with rungs"
@@ -95,14 +95,14 @@ def print_factors(found: Sequence[Searches], epochs: int) -> None:
 def print_rungs(table: Table, pairs: Sequence[tuple[Searches, Searches]]) -> None:
     """Say what it saves to stop trainings and what that costs: each kind against the same without it."""
     shares = (0.4, 0.6, 1.0)
-    parts = ("saves to", "stopped", "wrong", "lost", "own wrong", "own lost")
+    parts = ("stopped", "wrong", "lost", "own wrong", "own lost")
     heads = "".join(f"{f'at {share:.0%} of it':>17}" for share in shares)
     print(f"\n{'stopping early':<36}{heads}{''.join(f'{part:>11}' for part in parts)}")
     now = COST * table.epochs
     for ruled, whole in pairs:
         areas = "".join(f"{words(ruled.at(share * now) - whole.at(now)):>17}" for share in shares)
         rows = ruled.within(now)
-        figures = [saving(ruled, whole, table.epochs)]
+        figures = []
         for own in (False, True):
             counts = [wrong_stops(table, row, seed, own) for row, seed in zip(rows, ruled.seeds, strict=True)]
             stopped, members, both = map(sum, zip(*counts, strict=True))
@@ -112,19 +112,25 @@ def print_rungs(table: Table, pairs: Sequence[tuple[Searches, Searches]]) -> Non
         print(f"{ruled.name:<36}{areas}{''.join(f'{figure:>11.3f}' for figure in figures)}")
     print(
         f"at: difference of the area to that of the same searches without stopping at the cost of {COST}, at shares\n"
-        "of that cost. saves to: least share from which on the mean is within the interval of theirs. stopped: share\n"
-        "of the architectures that was stopped and not taken up again. wrong: share of these that is on the true\n"
-        "front. lost: share of the true front's members that came up and is among them. own: of the front that the\n"
-        "search itself would have had, had it finished all"
+        "of that cost. stopped: share of the architectures that was stopped and not taken up again. wrong: share of\n"
+        "these that is on the true front. lost: share of the true front's members that came up and is among them.\n"
+        "own: of the front that the search itself would have had, had it finished all"
     )
+    for ruled, whole in pairs:
+        share, low, high = cost_factor(whole, ruled, table.epochs, longest=COST)
+        same = cost_factor(whole, whole, table.epochs, longest=COST)[1:]
+        print(
+            f"to the area of {whole.name}, as it is in the mean at {COST}: {ruled.name} at {share:.2f} [{low:.2f}, "
+            f"{high:.2f}] of the cost; the former itself, for chance alone, at [{same[0]:.2f}, {same[1]:.2f}]"
+        )
 
 
-def print_oracle(table: Table, whole: Searches, rung: int) -> None:
-    """Say what the rungs could save at best."""
+def print_oracle(table: Table, whole: Searches, rung: int, first: int) -> None:
+    """Say what could be saved at best without training other architectures; the first so many are finished."""
     shares = []
     for trials in whole.trials:
         on = entering(trials[:COST], table.ratios)
-        spent = [table.epochs if wanted or number < FEWEST else rung for number, wanted in enumerate(on)]
+        spent = [table.epochs if wanted or number < first else rung for number, wanted in enumerate(on)]
         shares.append(sum(spent) / (table.epochs * len(spent)))
     print(
         f"an oracle that stops at epoch {rung} all that does not enter its search's front in the end would\n"
@@ -169,9 +175,15 @@ def run_kind(table: Table, name: str, rungs: Rungs, rung: int, searches: int, fi
     return replay(table, name, kinds(rungs, rung)[name], searches, first, longest(name), distinct)
 
 
-def coin_like(ruled: Searches) -> Coin:
-    """Return a coin that stops as often, at the rung that stopped most."""
-    trials = [trial for row in ruled.trials for trial in row[FEWEST:COST]]
+def coin_like(ruled: Searches, cost: float) -> Coin:
+    """Return a coin that stops as often what may be stopped, at the rung that stopped most.
+
+    It tosses after :data:`nas.rungs.FEWEST` whole trainings, and never about what is taken up again.
+    """
+    trials = []
+    for row in ruled.within(cost):
+        before = np.cumsum([0, *(not trial.stopped for trial in row[:-1])])
+        trials += [trial for trial, count in zip(row, before, strict=True) if count >= FEWEST and not trial.resumed]
     rungs = [trial.epochs for trial in trials if trial.stopped]
     return Coin(rung=max(set(rungs), key=rungs.count) if rungs else 1, share=len(rungs) / max(1, len(trials)))
 
@@ -271,13 +283,13 @@ def compare_rungs(table: Table, found: dict[str, Searches], rungs: Rungs, argume
             continue
         pairs.append((found[ruled], found[whole]))
         if ruled == OURS:
-            coin = ours(coin=coin_like(found[ruled]))
+            coin = ours(coin=coin_like(found[ruled], COST * table.epochs))
             tossed = replay(table, "ours with a coin", coin, arguments.searches, arguments.first, COST)
             pairs.append((tossed, found[whole]))
     if pairs:
         print_rungs(table, pairs)
     for whole in {whole.name: whole for _, whole in pairs}.values():
-        print_oracle(table, whole, arguments.rung if whole.name == WHOLE else rungs.epochs[0])
+        print_oracle(table, whole, *((arguments.rung, PAIRS) if whole.name == WHOLE else (rungs.epochs[0], FEWEST)))
 
 
 def plot(found: Sequence[Searches], epochs: int, path: Path) -> None:

@@ -93,8 +93,10 @@ def _search(arguments: argparse.Namespace) -> int:
     if result.outcome.exhausted:
         print(f"every architecture of the space was tried: {result.outcome.finished} finished")
     if result.outcome.stalled:
-        count = study.since_gain()
-        print(f"the run ends early: the front has not moved beyond noise for {count} trial{'s' if count > 1 else ''}")
+        count = int(study.since_gain())
+        print(
+            f"the run ends early: the front has not moved beyond noise for {count} training{'s' if count > 1 else ''}"
+        )
     if result.outcome.too_costly:
         print(f"the run ends with {result.outcome.finished} finished: too many in a row were beyond the limits")
     _print_answer(study, settings.folder)

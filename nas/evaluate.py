@@ -127,7 +127,7 @@ class Evaluator:
             model,
             on_epoch=on_epoch,
             turn=self._lock.training,
-            saved=self._pauses.get(key),
+            saved=partial(self._pauses.get, key),
             on_stop=partial(self._pauses.put, key),
         )
         self._pauses.drop(key)

@@ -6,7 +6,7 @@ as it would have.
 
 from __future__ import annotations
 
-import io
+import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,9 +15,7 @@ from typing import Any
 
 import torch
 
-from nas import files
-
-MOST_BYTES = 2 * 1024**3
+MOST_BYTES = 4 * 1024**3
 """So much is kept at most; the oldest go first."""
 
 
@@ -36,14 +34,17 @@ class Pauses:
             key: Names architecture and protocol, in letters that a file's name may have.
             state: Tensors, numbers and words, in dicts and lists.
         """
-        content = io.BytesIO()
-        torch.save(dict(state), content)
-        if content.tell() > self._most:
+        if _bytes(state) > self._most:
             return
-        with suppress(OSError):  # a full disk, for one: the training then begins anew
+        unfinished = self._folder / f".{key}.{os.getpid()}.tmp"
+        try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._make_room(content.tell())
-            files.replace(self._path(key), content.getvalue())
+            torch.save(dict(state), unfinished)
+            self._make_room(besides=unfinished)
+            unfinished.replace(self._path(key))
+        except (OSError, RuntimeError):  # a full disk, for one, which torch may put in its own words
+            with suppress(OSError):
+                unfinished.unlink()
 
     def get(self, key: str) -> dict[str, Any] | None:
         """Return the state of a training on the CPU; None where there is none that can be read."""
@@ -65,11 +66,26 @@ class Pauses:
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.pt"
 
-    def _make_room(self, needed: int) -> None:
-        found = [(path.stat().st_mtime_ns, path.stat().st_size, path) for path in self._folder.glob("*.pt")]
-        kept = sum(size for _, size, _ in found)
-        for _, size, path in sorted(found):
-            if kept + needed <= self._most:
+    def _make_room(self, besides: Path) -> None:
+        """Remove the oldest files, also what dead processes left unfinished, until all the others are small enough."""
+        found = []
+        for path in self._folder.iterdir():
+            with suppress(OSError):  # another process has just removed it
+                state = path.stat()
+                found.append((path == besides, state.st_mtime_ns, state.st_size, path))
+        kept = sum(size for _, _, size, _ in found)
+        for is_new, _, size, path in sorted(found):
+            if kept <= self._most or is_new:
                 break
-            path.unlink(missing_ok=True)
-            kept -= size
+            with suppress(OSError):
+                path.unlink()
+                kept -= size
+
+
+def _bytes(state: Any) -> int:
+    """Return the bytes of all tensors in nested dicts and lists."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, Mapping):
+        return sum(map(_bytes, state.values()))
+    return sum(map(_bytes, state)) if isinstance(state, (list, tuple)) else 0

@@ -47,7 +47,7 @@ def train(
     blocks: Iterable[nn.Module] = (),
     on_epoch: Callable[[int, float], None] | None = None,
     turn: Callable[[], AbstractContextManager[object]] = nullcontext,
-    saved: Mapping[str, Any] | None = None,
+    saved: Callable[[], Mapping[str, Any] | None] | None = None,
     on_stop: Callable[[dict[str, Any]], None] | None = None,
 ) -> Curve:
     """Train a model on the training split, in place, and validate it after each epoch.
@@ -63,7 +63,8 @@ def train(
         blocks: Modules of the model whose learning rate is ``block_lr_factor`` times that of the rest.
         on_epoch: Called after each epoch with its number, from 1, and the val accuracy. What it raises ends the run.
         turn: Makes the context that each epoch runs in, so that others get the device between epochs.
-        saved: State of a training with equal arguments that was stopped: it goes on as if it had not been.
+        saved: Returns the state of a training with equal arguments that was stopped, or None. It goes on as if it had
+            not been; of its epochs ``on_epoch`` is told once more. A state that is not of this model is left alone.
         on_stop: Called with that state where ``on_epoch`` raises :class:`nas.rungs.StoppedError`, before it is raised
             further. It holds the training's own tensors: to be written down at once.
 
@@ -97,7 +98,7 @@ def _train(
     blocks: list[nn.Module],
     on_epoch: Callable[[int, float], None] | None,
     turn: Callable[[], AbstractContextManager[object]],
-    saved: Mapping[str, Any] | None,
+    saved: Callable[[], Mapping[str, Any] | None] | None,
     on_stop: Callable[[dict[str, Any]], None] | None,
 ) -> Curve:
     model.to(device).to(memory_format=batches.memory_format(protocol))
@@ -109,8 +110,8 @@ def _train(
     count = len(data.train)
     batch_size = min(protocol.batch_size, count)
     steps = count // batch_size  # the last, incomplete batch is dropped: other images are in it each epoch
-    run = _Run(model, stepper, average, generator, device)
-    accuracies, losses, seconds = run.load(saved) if saved is not None else ([], [], 0.0)
+    run = _Run(model, stepper, average, generator, device, turn, on_epoch, on_stop)
+    accuracies, losses, seconds = run.go_on(saved)
 
     for epoch in range(len(accuracies) + 1, protocol.epochs + 1):
         with turn():
@@ -141,40 +142,56 @@ def _train(
             calibrate(model, data.train.images[order[: protocol.calibration_images]], data, protocol)
             accuracies.append(accuracy(model, data.val, data, protocol))
             seconds += time.perf_counter() - started
-        if on_epoch is not None:
-            run.tell(on_epoch, on_stop, accuracies, losses, seconds)
+        run.tell(accuracies, losses, seconds)
 
     return Curve(accuracies=tuple(accuracies), losses=tuple(losses), seconds=seconds)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What changes in a training from epoch to epoch."""
+    """What changes in a training from epoch to epoch, and who is told of it."""
 
     model: nn.Module
     stepper: torch.optim.Optimizer
     average: optimizer.Average
     generator: torch.Generator
     device: torch.device
+    turn: Callable[[], AbstractContextManager[object]]
+    on_epoch: Callable[[int, float], None] | None
+    on_stop: Callable[[dict[str, Any]], None] | None
 
-    def tell(
-        self,
-        on_epoch: Callable[[int, float], None],
-        on_stop: Callable[[dict[str, Any]], None] | None,
-        accuracies: list[float],
-        losses: list[float],
-        seconds: float,
-    ) -> None:
+    def tell(self, accuracies: list[float], losses: list[float], seconds: float) -> None:
         """Tell that an epoch has ended and, if that stops the training, where it stands."""
+        if self.on_epoch is None:
+            return
         try:
-            on_epoch(len(accuracies), accuracies[-1])
+            self.on_epoch(len(accuracies), accuracies[-1])
         except StoppedError:
-            if on_stop is not None:
-                on_stop(self.state(accuracies, losses, seconds))
+            if self.on_stop is not None:
+                with self.turn():
+                    self.on_stop(self._state(accuracies, losses, seconds))
             raise
 
-    def state(self, accuracies: list[float], losses: list[float], seconds: float) -> dict[str, Any]:
-        """Return all that :meth:`load` needs, after an epoch."""
+    def go_on(self, saved: Callable[[], Mapping[str, Any] | None] | None) -> tuple[list[float], list[float], float]:
+        """Take up what was saved, if it is of this model; return accuracies, losses and seconds until then."""
+        state = saved() if saved is not None else None
+        if state is None or not self._fits(state):
+            return [], [], 0.0
+        with self.turn():
+            self.model.load_state_dict(state["model"])
+            self.stepper.load_state_dict(state["optimizer"])
+            self.average.load(state["average"])
+            self.generator.set_state(state["generator"])
+            torch.set_rng_state(state["random"])
+            if state["random_cuda"] is not None:
+                torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        accuracies, losses, seconds = list(state["accuracies"]), list(state["losses"]), float(state["seconds"])
+        # Whoever looks at the epochs may not know yet that it stopped this training: it was killed as it wrote it down.
+        for count in range(1, len(accuracies) + 1):
+            self.tell(accuracies[:count], losses[:count], seconds)
+        return accuracies, losses, seconds
+
+    def _state(self, accuracies: list[float], losses: list[float], seconds: float) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.stepper.state_dict(),
@@ -187,16 +204,14 @@ class _Run:
             "seconds": seconds,
         }
 
-    def load(self, state: Mapping[str, Any]) -> tuple[list[float], list[float], float]:
-        """Go on from a state; return accuracies, losses and seconds until then."""
-        self.model.load_state_dict(state["model"])
-        self.stepper.load_state_dict(state["optimizer"])
-        self.average.load(state["average"])
-        self.generator.set_state(state["generator"])
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"] is not None:
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
-        return list(state["accuracies"]), list(state["losses"]), float(state["seconds"])
+    def _fits(self, state: Mapping[str, Any]) -> bool:
+        """Tell whether a state is that of a model like this: another version may have built another one."""
+        fields = set(self._state([], [], 0.0))
+        return state.keys() == fields and _shapes(state["model"]) == _shapes(self.model.state_dict())
+
+
+def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
 
 
 @torch.no_grad()

@@ -13,7 +13,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the flags to a parser, in groups; their names are those of :class:`nas.settings.Settings`."""
     ask = parser.add_argument_group("what to search")
     ask.add_argument(
-        "--budget", type=int, default=50, metavar="N", help="distinct architectures that are trained (default: 50)"
+        "--budget",
+        type=int,
+        default=50,
+        metavar="N",
+        help="as much training as N distinct architectures take (default: 50)",
     )
     ask.add_argument(
         "--space", default="default", metavar="NAME_OR_PATH", help="search space; a path is Python and is executed"
@@ -69,7 +73,7 @@ def _stopping_flags(stopping: argparse._ArgumentGroup) -> None:
         "--patience",
         type=int,
         metavar="N",
-        help="end after so many trials in a row that did not move the front beyond noise (default: never)",
+        help="end after so much training that did not move the front beyond noise, N whole ones (default: never)",
     )
 
 

@@ -122,7 +122,7 @@ class Settings:
     risk: float = RISK
     """With the other samplers: probability of ending above the best that is as fast, below which one is stopped."""
     patience: int | None = None
-    """The search ends once so many trials, one after the other, did not move the front beyond noise."""
+    """The search ends once so much training as so many architectures take did not move the front beyond noise."""
     sampler: str = "auto"
     """``auto``, ``additive``, ``gp``, ``tpe``, ``nsga2`` or ``random``."""
     seed: int = 0

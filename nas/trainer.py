@@ -95,7 +95,7 @@ class Trainer:
         *,
         on_epoch: Callable[[int, float], None] | None = None,
         turn: Callable[[], AbstractContextManager[object]] = nullcontext,
-        saved: Mapping[str, Any] | None = None,
+        saved: Callable[[], Mapping[str, Any] | None] | None = None,
         on_stop: Callable[[dict[str, Any]], None] | None = None,
     ) -> proxy.Curve:
         """Train a model that :meth:`build` made, in place; see :func:`nas.proxy.train`.

@@ -107,7 +107,7 @@ def verify(
         "Device": f"{trainer.protocol.device}; {trainer.protocol.software}",
     }
     if stopped := len(study.stopped()):
-        facts["Stopped"] = f"{stopped} trainings at a rung; none of these weak ones is among the dominated here"
+        facts["Stopped"] = f"{stopped} trainings before their end; none of these is among the dominated here"
     text = trust.report(result, title=f"Can {study.name} be trusted?", facts=facts, failures=failures)
     files.replace(Path(folder) / "verify.md", text.encode())
     files.replace(Path(folder) / "verify.csv", trust.csv_text(result).encode())

@@ -83,8 +83,8 @@ def test_it_ends_as_if_it_had_not_been_stopped(tmp_path: Path, changes: dict[str
     torch.rand(7)
     before = torch.get_rng_state()
     model, epochs = other.build(SE), []
-    found = other.train(model, saved=pauses.get("one"), on_epoch=lambda epoch, _: epochs.append(epoch))
-    assert epochs == [4, 5]
+    found = other.train(model, saved=lambda: pauses.get("one"), on_epoch=lambda epoch, _: epochs.append(epoch))
+    assert epochs == [1, 2, 3, 4, 5]  # the first three at once
     assert (found.accuracies, found.losses) == (expected.accuracies, expected.losses)
     assert all(
         torch.equal(mine, theirs)
@@ -112,11 +112,22 @@ class TestEvaluator:
         (kept,) = folder.iterdir()
         assert kept.name == f"{SE.id}-{PROTOCOL.hash}.pt"
         found = Evaluator(trainer(), store, stop_rule=rule, pauses=Pauses(folder))(SE)
-        assert rule.seen == [1, 2, 3, 4, 5]
+        assert rule.seen == [1, 2, 1, 2, 3, 4, 5]
         assert list(folder.iterdir()) == []
         assert found.curve == trainer().train(trainer().build(SE)).accuracies
 
-    @pytest.mark.parametrize("damage", ["gone", "half", "other", "folder"])
+    def test_a_rule_that_does_not_know_that_it_stopped_it_stops_it_again(self, store: Store, tmp_path: Path) -> None:
+        """As where the process was killed between writing the file and telling the study."""
+        folder = tmp_path / "stopped"
+        self.stopped(store, folder)
+        trained = trainer()
+        with pytest.raises(StoppedError):
+            Evaluator(trained, store, stop_rule=Rule(2), pauses=Pauses(folder))(SE)
+        assert len(list(folder.iterdir())) == 1
+        found = Evaluator(trained, store, pauses=Pauses(folder))(SE)
+        assert found.curve == trainer().train(trainer().build(SE)).accuracies
+
+    @pytest.mark.parametrize("damage", ["gone", "half", "other", "folder", "empty", "renamed"])
     def test_what_cannot_be_read_begins_anew(self, store: Store, tmp_path: Path, damage: str) -> None:
         folder = tmp_path / "stopped"
         rule = self.stopped(store, folder)
@@ -129,8 +140,16 @@ class TestEvaluator:
             kept.write_bytes(b"not a training")
         elif damage == "folder":
             kept.mkdir()
+        elif damage == "empty":
+            torch.save({}, kept)
+        elif damage == "renamed":
+            kept.write_bytes(content)
+            state = torch.load(kept, weights_only=True)
+            state["model"] = {f"old.{name}": tensor for name, tensor in state["model"].items()}
+            torch.save(state, kept)
         found = Evaluator(trainer(), store, stop_rule=rule, pauses=Pauses(folder))(SE)
         assert rule.seen == [1, 2, 1, 2, 3, 4, 5]
+        assert len(found.curve) == 5
         assert found.curve == trainer().train(trainer().build(SE)).accuracies
 
     def test_one_of_another_protocol_is_not_taken(self, store: Store, tmp_path: Path) -> None:
@@ -164,6 +183,22 @@ class TestRoom:
         assert sorted(path.stem for path in tmp_path.iterdir()) == ["2", "3", "4"]
         Pauses(tmp_path, most_bytes=50_000).put("large", STATE)  # does not fit at all, and drives nothing out
         assert len(list(tmp_path.iterdir())) == 3
+
+    def test_what_a_killed_process_left_unfinished_makes_room_first(self, tmp_path: Path) -> None:
+        (tmp_path / ".one.1.tmp").write_bytes(bytes(300_000))
+        os.utime(tmp_path / ".one.1.tmp", (1, 1))
+        Pauses(tmp_path, most_bytes=350_000).put("two", STATE)
+        assert [path.name for path in tmp_path.iterdir()] == ["two.pt"]
+
+    def test_a_full_disk_is_no_reason_to_fail(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(state: object, path: Path) -> None:
+            path.write_bytes(b"half")
+            raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos")
+
+        monkeypatch.setattr(torch, "save", full)
+        pauses = Pauses(tmp_path)
+        pauses.put("one", STATE)
+        assert list(tmp_path.iterdir()) == []
 
     def test_a_folder_that_cannot_be_made_is_no_reason_to_fail(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 from attnbench.replay import Table, Trial, uniform
-from attnbench.worth import COST, LONGEST, Judge, cost_factor, entering, interval, joined, replay, saving, wrong_stops
+from attnbench.worth import COST, LONGEST, Judge, cost_factor, entering, interval, joined, replay, wrong_stops
 from made_table import (
     EPOCHS,
     steps,
@@ -107,13 +107,11 @@ class TestFigures:
         assert [len(row) for row in found.within(2 * EPOCHS)] == [2, 2]
         assert [len(row) for row in found.within(2 * EPOCHS - 0.5)] == [1, 1]
 
-    def test_what_is_saved_is_the_share_from_which_on_it_is_as_good(self) -> None:
-        whole = steps(30, 40, count=COST)
-        assert saving(steps(20, 10, count=COST), whole, EPOCHS) == pytest.approx(20 / COST)
-        assert saving(steps(60, 70, count=COST), whole, EPOCHS) == math.inf
-        dips = steps(20, 20, count=COST)
-        dips.area[0][24], dips.area[1][24] = 0.2, 0.2  # at the cost of 25, and so until that of 26
-        assert saving(dips, whole, EPOCHS) == pytest.approx(26 / COST)
+    def test_what_is_saved_is_the_share_at_which_it_gets_there(self) -> None:
+        whole, quick = steps(30, 30, count=COST), steps(20, 20, count=COST)
+        assert cost_factor(whole, quick, EPOCHS, longest=COST) == (0.4, 0.4, 0.4)
+        assert cost_factor(whole, whole, EPOCHS, longest=COST) == (0.6, 0.6, 0.6)
+        assert cost_factor(whole, steps(60, 70), EPOCHS, longest=COST)[0] == math.inf
 
     def test_the_factor_is_the_cost_at_which_another_gets_there(self) -> None:
         mine = steps(COST, COST)

@@ -181,14 +181,16 @@ def words(values: Floats, digits: int = 3) -> str:
 
 
 def cost_factor(
-    mine: Searches, other: Searches, epochs: int, cost: int = COST, draws: int = 300
+    mine: Searches, other: Searches, epochs: int, cost: int = COST, draws: int = 300, longest: int = LONGEST
 ) -> tuple[float, float, float]:
-    """Return how much more another search costs to reach our area at a cost, with its 95 % interval.
+    """Return how much more another search costs to reach our mean area at a cost for the first time, with its interval.
 
-    The interval is that of the bootstrap over the searches of both.
+    The interval is that of the bootstrap over the searches of both, 95 %. Both means are noisy, and the first of many
+    costs at which one passes the other comes early for that alone: :func:`cost_factor` of searches and themselves, or
+    others like them, says by how much.
     """
     ours_now, generator = mine.at(cost * epochs), np.random.default_rng(0)
-    curves = np.array([other.at(paid * epochs) for paid in range(1, LONGEST + 1)])
+    curves = np.array([other.at(paid * epochs) for paid in range(1, longest + 1)])
 
     def factor(level: float, mean: Floats) -> float:
         above = np.flatnonzero(mean >= level)
@@ -200,16 +202,3 @@ def cost_factor(
         found.append(factor(level, curves[:, generator.integers(curves.shape[1], size=curves.shape[1])].mean(axis=1)))
     low, high = np.quantile(found, (0.025, 0.975), method="nearest")
     return factor(ours_now.mean(), curves.mean(axis=1)), float(low), float(high)
-
-
-def saving(ruled: Searches, whole: Searches, epochs: int, cost: int = COST) -> float:
-    """Return the least share of a cost at which one kind of search is, in the mean, where another one is at that cost.
-
-    Where it is: within the 95 % interval of that mean, and not below it later; inf if it never is.
-    """
-    mean, half = interval(whole.at(cost * epochs))
-    reached = np.array([ruled.at(paid).mean() >= mean - half for paid in range(1, cost * epochs + 1)])
-    if not reached[-1]:
-        return math.inf
-    below = np.flatnonzero(~reached)
-    return float((below[-1] + 2 if len(below) else 1) / (cost * epochs))

@@ -28,6 +28,8 @@ CHANGED = 600
 """Candidates that differ from a good architecture in one or two stages, or are crossed from two."""
 CLIMBED = 5
 """Candidates whose neighbours are looked at as well, twice."""
+PAIRS = 4
+"""Fewer trainings to the end do not say how sure the rest of a training is."""
 MARGIN = 0.1
 """How far beyond the front's ends the area reaches, as a share of the front's extent."""
 STEP = 0.5
@@ -48,8 +50,8 @@ class Observed:
     """Accuracy at the end of the training, 0 to 1, nan where none is known: (n,)."""
     early: Floats
     """Accuracy at the rung at which trainings are stopped, nan where none is known: (n,)."""
-    rest: float
-    """Share of a training that is left after the rung."""
+    rest: Floats
+    """Share of its training that is left of each that was stopped, nan of the others: (n,)."""
     nominal_ms: Floats
     """Nominal latency in ms, nan where none is known: (n,)."""
     excess: Floats
@@ -62,12 +64,11 @@ class Observed:
 
     @property
     def stopped(self) -> NDArray[np.bool_]:
-        """Whether the training of each waits at the rung: (n,)."""
-        found: NDArray[np.bool_] = np.isfinite(self.early) & ~self.finished & ~self.pending
-        return found
+        """Whether the training of each was stopped and may be taken up again: (n,)."""
+        return np.isfinite(self.rest)
 
 
-def suggest(encoding: Encoding, observed: Observed, seed: int) -> Ints | None:
+def suggest(encoding: Encoding, observed: Observed, seed: int, startup: int = STARTUP) -> Ints | None:
     """Return the vector of what to train next, or None if there is nothing to train.
 
     That is a new architecture, or one whose training was stopped and is worth more now than all others: per epoch, of
@@ -77,11 +78,12 @@ def suggest(encoding: Encoding, observed: Observed, seed: int) -> Ints | None:
         encoding: The space.
         observed: What is known, without the architectures in work having an accuracy.
         seed: Seed of the candidates.
+        startup: So many architectures are known before the model is asked.
     """
     generator = np.random.default_rng(seed)
     seen = {vector.tobytes() for vector in observed.vectors}
     unlimited = not (observed.excess > 0).any()
-    if not observed.finished.any() or (len(observed.vectors) < STARTUP and unlimited):
+    if not observed.finished.any() or (len(observed.vectors) < startup and unlimited):
         drawn = _new(encoding.draw(DRAWN, 0.3, generator), seen)
         shown = _showing_most(encoding, observed.vectors, seen, drawn)
         if shown is not None or not observed.finished.any():
@@ -90,7 +92,7 @@ def suggest(encoding: Encoding, observed: Observed, seed: int) -> Ints | None:
     best, most = _most(encoding, gain, _new(_candidates(encoding, gain.good, generator), seen), seen)
     begun = observed.vectors[observed.stopped]
     if len(begun):
-        values = gain(begun) / observed.rest
+        values = gain(begun) / observed.rest[observed.stopped]
         if best is None or values.max() > most:
             best = begun[int(np.argmax(values))]
     return best
@@ -237,7 +239,7 @@ def _model(rows: Floats, odds: Floats, early: Floats) -> Model | Chain:
     """Return what is believed of the log-odds at the end, of those there and of those at the rung, nan for unknown."""
     told = np.isfinite(odds)
     both = told & np.isfinite(early)
-    if not both.any() or np.array_equal(np.isfinite(early), both):  # none was stopped
+    if both.sum() < PAIRS or np.array_equal(np.isfinite(early), both):  # none was stopped
         return Model(rows[told], odds[told])
     short = np.isfinite(early)
     return Chain(rows[short], early[short], odds[short])

@@ -46,7 +46,7 @@ class Outcome:
     exhausted: bool = False
     """Whether every architecture of the space was tried before the budget was reached."""
     stalled: bool = False
-    """Whether the front had not moved beyond noise for as many trials as the patience allows."""
+    """Whether the front had not moved beyond noise for as much training as the patience allows."""
     too_costly: bool = False
     """Whether the run ended as :data:`MOST_REJECTED` architectures in a row were beyond the limits."""
 
@@ -79,8 +79,8 @@ def run(
         budget: Whole trainings that the study shall have spent.
         sampler: One of :data:`nas.study.SAMPLERS`.
         seed: Seed of the proposals.
-        patience: End once so many proposed architectures in a row, of all workers, did not move the front beyond noise.
-            None to go on.
+        patience: End once so many whole trainings of proposed architectures, of all workers, did not move the front
+            beyond noise. None to go on.
         on_trial: Called after every finished or failed trial of this process.
 
     Raises:

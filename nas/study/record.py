@@ -31,6 +31,7 @@ from nas.study.trials import (
     curve_of,
     id_of,
     reason_of,
+    still_stopped,
     tally,
     was_cut_off,
     was_stopped,
@@ -181,12 +182,9 @@ class Record:
 
     def stopped(self) -> list[Stopped]:
         """Return the architectures whose training was stopped at a rung, and not taken up again, in their order."""
-        trained = self._trained()
-        finished = {id_of(trial) for trial in trained if not was_stopped(trial)}
         return [
             Stopped(trial.number, self.architecture(trial), reason_of(trial), curve_of(trial))
-            for trial in trained
-            if id_of(trial) not in finished
+            for trial in sorted(still_stopped(self._trials()), key=lambda trial: trial.number)
         ]
 
     def trainings(self) -> list[Training]:
@@ -214,8 +212,8 @@ class Record:
             for trial in trials
         )
 
-    def since_gain(self) -> int:
-        """Return how many architectures were trained, to the end or to a rung, since :meth:`last_gain`.
+    def since_gain(self) -> float:
+        """Return how much was trained since :meth:`last_gain`, in whole trainings.
 
         The controls do not count: nobody proposed them.
         """
@@ -223,7 +221,9 @@ class Record:
         gained = self.last_gain()
         if gained is None:
             return 0
-        return sum(trial.number > gained and "control" not in trial.user_attrs for trial in trained.values())
+        since = [trial for trial in trained.values() if trial.number > gained and "control" not in trial.user_attrs]
+        epochs = self.protocol.epochs
+        return sum(len(curve_of(trial)) if was_stopped(trial) else epochs for trial in since) / epochs
 
     def tally(self) -> Tally:
         """Return where the study stands, from one look at the database."""

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 
@@ -27,11 +27,12 @@ from nas.architecture import Architecture
 from nas.space import ResolvedSpace
 from nas.threads import one_thread_of_numpy, threads_of_torch
 
+if TYPE_CHECKING:
+    from nas.study.encoding import Ints
+
 SAMPLERS = ("auto", "additive", "gp", "tpe", "nsga2", "random")
 """Names of the samplers; ``auto`` is ``additive``, which is ``gp`` in a space of several backbones."""
 Distribution = optuna.distributions.BaseDistribution
-WHOLE = 4
-"""So many architectures are trained to the end, before the first training is stopped for what the model says."""
 _DUPLICATES = 20
 _DRAWS = 1000
 
@@ -116,22 +117,15 @@ def propose(space: ResolvedSpace, known: Sequence[Known], *, sampler: str, seed:
     return proposal or _draw(space, seen, random.Random(_derive(seed, len(known), "draw")))
 
 
-def _suggest(space: ResolvedSpace, known: Sequence[Known], seed: int) -> Proposal | None:
-    """Ask the model of this space; None where it finds nothing new."""
+def _suggest(space: ResolvedSpace, known: Sequence[Known], seed: int, *, at_once: bool = False) -> Proposal | None:
+    """Ask the model of this space, at once or after the start-up; None where it finds nothing to train."""
     import numpy as np
 
     from nas.study.encoding import encoding_of
-    from nas.study.gain import Observed, suggest
+    from nas.study.gain import STARTUP, Observed, suggest
 
     encoding = encoding_of(space)
-    # Controls that the space lacks, as with fewer blocks at once, have no parameters, and still tell of its blocks.
-    controls = {control.architecture.id: control.architecture for control in space.controls()}
-    inside = [
-        (vector, entry)
-        for entry in _merged(known)
-        if entry.params or entry.id in controls
-        if (vector := encoding.vector(entry.id, partial(_architecture, space, entry, controls))) is not None
-    ]
+    inside = _encoded(space, known)
     entries = [entry for _, entry in inside]
     limits = sorted({name for entry in entries for name in entry.excess})
     nan = float("nan")
@@ -143,17 +137,17 @@ def _suggest(space: ResolvedSpace, known: Sequence[Known], seed: int) -> Proposa
         trained = [entry.values is not None or bool(entry.curve) for entry in entries]
         signs = [1.0 if bad else -1.0 if good else nan for bad, good in zip(failed, trained, strict=True)]
         excess = [[*row, sign] for row, sign in zip(excess, signs, strict=True)]
-    rung, rest = _rung(entries)
+    rung, epochs = _rung(entries)
     observed = Observed(
         vectors=np.array([vector for vector, _ in inside], dtype=np.int64).reshape(len(inside), len(encoding.stages)),
         pending=np.array([entry.pending for entry in entries], dtype=bool),
         accuracy=np.array([entry.values[0] if entry.values else nan for entry in entries]),
         early=np.array([entry.curve[rung - 1] if 0 < rung <= len(entry.curve) else nan for entry in entries]),
-        rest=rest,
+        rest=np.array([1 - len(entry.curve) / epochs if _is_stopped(entry) else nan for entry in entries]),
         nominal_ms=np.array([nan if time is None else time for time in times]),
         excess=np.array(excess, dtype=float).reshape(len(entries), len(limits) + any(failed)),
     )
-    vector = suggest(encoding, observed, seed)
+    vector = suggest(encoding, observed, seed, 0 if at_once else STARTUP)
     if vector is None:
         return None
     architecture = encoding.architecture(vector)
@@ -163,13 +157,28 @@ def _suggest(space: ResolvedSpace, known: Sequence[Known], seed: int) -> Proposa
     )
 
 
+def _encoded(space: ResolvedSpace, known: Sequence[Known]) -> list[tuple[Ints, Known]]:
+    """Return what is known of architectures that are made of the space's blocks, each once, with its vector."""
+    from nas.study.encoding import encoding_of
+
+    encoding = encoding_of(space)
+    # Controls that the space lacks, as with fewer blocks at once, have no parameters, and still tell of its blocks.
+    controls = {control.architecture.id: control.architecture for control in space.controls()}
+    return [
+        (vector, entry)
+        for entry in _merged(known)
+        if entry.params or entry.id in controls
+        if (vector := encoding.vector(entry.id, partial(_architecture, space, entry, controls))) is not None
+    ]
+
+
 def _merged(known: Sequence[Known]) -> list[Known]:
     """Return each architecture once: what came of it last, and what its curve was if it is in work again."""
     found: dict[str, Known] = {}
     for entry in known:
         before = found.get(entry.id)
-        if before is not None and entry.pending and before.curve:
-            found[entry.id] = replace(entry, curve=before.curve)
+        if before is not None and entry.pending and _is_stopped(before):
+            found[entry.id] = replace(before, pending=True)
         elif before is None or before.values is None:
             found[entry.id] = entry
     return list(found.values())
@@ -179,18 +188,17 @@ def _is_stopped(entry: Known) -> bool:
     return bool(entry.curve) and entry.values is None and not entry.pending
 
 
-def _rung(entries: Sequence[Known]) -> tuple[int, float]:
-    """Return the epoch at which most were stopped, 0 for none, and the share of a training that is left then."""
-    stopped = [len(entry.curve) for entry in entries if entry.curve and entry.values is None]
+def _rung(entries: Sequence[Known]) -> tuple[int, int]:
+    """Return the epoch at which the last one was stopped, 0 for none, and the epochs of a whole training."""
     epochs = max((len(entry.curve) for entry in entries if entry.values is not None), default=0)
-    if not stopped or max(stopped) >= epochs:
-        return 0, 1.0
-    rung = max(set(stopped), key=lambda length: (stopped.count(length), length))
-    return rung, 1 - rung / epochs
+    stopped = [len(entry.curve) for entry in entries if entry.curve and entry.values is None]
+    return stopped[-1] if stopped else 0, max([epochs, *(length + 1 for length in stopped)])
 
 
 def goes_on(space: ResolvedSpace, known: Sequence[Known], identifier: str, *, seed: int) -> bool:
-    """Tell whether a training is what our own sampler would train next: worth more per epoch than all others.
+    """Tell whether a training is worth more per epoch to our own sampler than all others, new or begun.
+
+    It is, too, while fewer than :data:`nas.study.gain.PAIRS` architectures that the model sees were trained to the end.
 
     Args:
         space: The search space.
@@ -198,9 +206,12 @@ def goes_on(space: ResolvedSpace, known: Sequence[Known], identifier: str, *, se
         identifier: Its id.
         seed: Seed of the search.
     """
-    if sum(entry.values is not None for entry in known) < WHOLE:
+    from nas.study.gain import PAIRS
+
+    if sum(entry.values is not None for _, entry in _encoded(space, known)) < PAIRS:
         return True
-    proposal = propose(space, known, sampler="additive", seed=seed)
+    with one_thread_of_numpy():
+        proposal = _suggest(space, known, _derive(seed, len(known)), at_once=True)
     return proposal is None or proposal.architecture.id == identifier
 
 

@@ -99,6 +99,17 @@ def was_trained(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.COMPLETE or was_stopped(trial)
 
 
+def still_stopped(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the trials that were stopped and whose architecture was not taken up again, or has not ended since.
+
+    Args:
+        trials: All trials of a study.
+    """
+    ended = {id_of(trial): trial for trial in trials if trial.state.is_finished() and not was_cut_off(trial)}
+    finished = {id_of(trial) for trial in trials if trial.state == TrialState.COMPLETE}
+    return [trial for key, trial in ended.items() if was_stopped(trial) and key not in finished]
+
+
 def curve_of(trial: FrozenTrial) -> tuple[float, ...]:
     """Return the learning curve of a trial that was stopped, as far as it goes."""
     return tuple(trial.user_attrs[CURVE])
@@ -154,12 +165,11 @@ def tally(trials: Sequence[FrozenTrial], evaluations: Mapping[str, Evaluation], 
     """
     trials = [trial for trial in trials if not was_cut_off(trial)]
     finished = {id_of(trial) for trial in trials if trial.state == TrialState.COMPLETE}
-    stopped = {id_of(trial): len(curve_of(trial)) for trial in trials if was_stopped(trial)}
-    unfinished = [stopped[key] for key in stopped.keys() - finished]
+    begun = {id_of(trial): len(curve_of(trial)) for trial in trials if was_stopped(trial)}
     return Tally(
         finished=len(finished),
-        stopped=len(unfinished),
-        paid=len(finished) * epochs + sum(unfinished),
+        stopped=len(still_stopped(trials)),
+        paid=len(finished) * epochs + sum(begun[key] for key in begun.keys() - finished),
         epochs=epochs,
         rejected=_last_rejected(trials),
         running=sum(trial.state == TrialState.RUNNING for trial in trials),

@@ -17,7 +17,8 @@ from nas.evaluation import Evaluation, wilson_interval
 from nas.limits import Limits
 from nas.rungs import Rungs, StoppedError
 from nas.study import Chooser, Outcome, Study, run
-from nas.study.sampler import WHOLE, Proposal, propose
+from nas.study.gain import PAIRS
+from nas.study.sampler import Proposal, propose
 from nas.study.trials import RESUMES
 from nas.study.worker import Worker
 
@@ -112,7 +113,7 @@ def test_rows_say_among_how_many_they_were_found(ended: tuple[Study, Outcome, Tr
 def test_the_controls_and_the_first_are_trained_to_the_end(ended: tuple[Study, Outcome, Trainings]) -> None:
     study = ended[0]
     assert spared(toy.space()) <= {row.architecture.id for row in study.rows()}
-    assert min(each.trial for each in study.stopped()) >= WHOLE
+    assert min(each.trial for each in study.stopped()) >= PAIRS
 
 
 def test_a_search_that_was_cut_off_goes_on_as_it_would_have(
@@ -182,6 +183,22 @@ def test_one_whose_worker_dies_is_still_taken_up_again(tmp_path: Path) -> None:
         with study.lock():
             study.retry(again)
         assert study.claim_waiting(other, toy.space()) is None
+
+
+def test_one_that_fails_when_it_is_taken_up_again_failed_and_is_left(tmp_path: Path) -> None:
+    study = create(tmp_path)
+    run(study, outcome_of, space=toy.space(), budget=12, sampler="random")
+    with Worker(study.store) as worker:
+        proposal = stop_until_one_is_resumed(study, worker)
+        spent, left = study.tally().spent, study.tally().stopped
+        study.fail(study.claim(proposal, worker, toy.space()), "out of memory")
+        assert proposal.architecture.id not in {each.architecture.id for each in study.stopped()}
+        assert len(study.stopped()) == study.tally().stopped == left - 1
+        assert len(study.failures()) == 1
+        assert study.tally().spent == spent  # it was trained all the same
+        following = propose(toy.space(), study.tally().known, sampler="additive", seed=0)
+        assert following is not None
+        assert following.architecture != proposal.architecture
 
 
 def test_with_other_samplers_it_stays_stopped(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def test_a_failure_that_did_not_happen_again_is_forgotten(monkeypatch: pytest.Mo
         known.append(Known(id=proposal.architecture.id, params=proposal.params, values=values))
     failed = [replace(entry, values=None) for entry in known]
     seen: list[Observed] = []
-    monkeypatch.setattr("nas.study.gain.suggest", lambda _, observed, __: seen.append(observed))
+    monkeypatch.setattr("nas.study.gain.suggest", lambda _, observed, *__: seen.append(observed))
     for again in ([], known[6:], [replace(entry, pending=True) for entry in failed[6:]]):
         propose(space, [*known[:6], *failed[6:], *again], sampler="additive", seed=0)
     assert [observed.excess.shape[1] for observed in seen] == [1, 0, 0]

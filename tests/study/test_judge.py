@@ -327,7 +327,7 @@ class TestPatience:
         trainings = Trainings(Judge(study, RUNGS, spared(toy.space())))
         outcome = run(study, trainings, space=toy.space(), budget=60, patience=10, sampler="random")
         assert outcome.stalled
-        assert study.since_gain() == 10
+        assert 10 <= study.since_gain() < 11
         assert outcome.stopped > 0
 
     def test_the_controls_do_not_count(self, tmp_path: Path) -> None:

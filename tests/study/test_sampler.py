@@ -10,10 +10,9 @@ import pytest
 import toy
 
 from nas.space import SearchSpace
-from nas.study.gain import STARTUP, Observed
+from nas.study.gain import PAIRS, STARTUP, Observed
 from nas.study.sampler import (
     SAMPLERS,
-    WHOLE,
     Known,
     Proposal,
     _rebuild,
@@ -79,7 +78,7 @@ def test_controls_that_the_space_lacks_tell_our_own_of_its_blocks(monkeypatch: p
         known.append(finished(proposal))
     assert [bool(entry.params) for entry in known] == [True, False, False, False]
     told: list[Observed] = []
-    monkeypatch.setattr("nas.study.gain.suggest", lambda _encoding, observed, _seed: told.append(observed))
+    monkeypatch.setattr("nas.study.gain.suggest", lambda _encoding, observed, *_: told.append(observed))
     propose(space, known, sampler="additive", seed=0)
     (observed,) = told
     assert (observed.vectors > 0).sum(axis=1).tolist() == [0, 4]  # bare, and se; the space has no eca and no cbam
@@ -194,7 +193,7 @@ class TestWhatWasStopped:
     def told(self, monkeypatch: pytest.MonkeyPatch, known: list[Known]) -> Observed:
         told: list[Observed] = []
         with monkeypatch.context() as patch:
-            patch.setattr("nas.study.gain.suggest", lambda _encoding, observed, _seed: told.append(observed))
+            patch.setattr("nas.study.gain.suggest", lambda _encoding, observed, *_: told.append(observed))
             propose(toy.space(), known, sampler="additive", seed=0)
         return told[0]
 
@@ -207,7 +206,7 @@ class TestWhatWasStopped:
         assert np.isnan(observed.accuracy[12:]).all()
         assert observed.finished.tolist() == [True] * 12 + [False] * 4
         assert observed.stopped.tolist() == [False] * 12 + [True] * 4
-        assert observed.rest == 0.5
+        assert observed.rest[12:].tolist() == [0.5] * 4
         assert observed.excess.shape == (16, 0)  # nothing failed
         assert observed.nominal_ms[12:].tolist() == [entry.nominal_ms for entry in last]
 
@@ -218,6 +217,7 @@ class TestWhatWasStopped:
         waits = Known(id=first.id, params=first.params, values=None, pending=True)
         observed = self.told(monkeypatch, [*known, waits])
         assert (observed.pending[-1], observed.early[-1], observed.stopped.any()) == (True, 0.5, False)
+        assert observed.nominal_ms[-1] == first.nominal_ms
         assert len(observed.vectors) == 13
         observed = self.told(monkeypatch, [*known, replace(waits, pending=False)])  # it failed
         assert not observed.stopped.any()
@@ -225,14 +225,17 @@ class TestWhatWasStopped:
         observed = self.told(monkeypatch, [*known, finished(proposals[12])])
         assert observed.finished.all()
 
-    def test_most_were_stopped_at_the_rung_that_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_last_one_says_which_rung_counts_and_each_has_its_own_rest(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         proposals = search("additive", 16)
         known = [replace(finished(proposal), curve=(0.1, 0.2, 0.3, 0.8)) for proposal in proposals[:12]]
-        lengths = [(0.1,), (0.1, 0.2, 0.3), (0.1, 0.2, 0.3), (0.1,)]
+        lengths = [(0.1,), (0.1,), (0.1, 0.2, 0.3), (0.1, 0.2, 0.3)]
         last = [replace(stopped(one), curve=curve) for one, curve in zip(proposals[12:], lengths, strict=True)]
         observed = self.told(monkeypatch, [*known, *last])
-        assert observed.rest == 0.25
-        assert observed.stopped.tolist() == [False] * 13 + [True, True, False]
+        assert observed.rest[12:].tolist() == [0.75, 0.75, 0.25, 0.25]
+        assert observed.stopped.tolist() == [False] * 12 + [True] * 4
+        assert observed.early[11:].tolist() == [0.3, *[pytest.approx(np.nan, nan_ok=True)] * 2, 0.3, 0.3]
         assert observed.excess.shape == (16, 0)
 
     def test_a_promising_one_is_taken_up_again_and_a_poor_one_is_not(self) -> None:
@@ -250,11 +253,31 @@ class TestWhatWasStopped:
         assert not goes_on(space, [*known, stopped(proposals[12], 0.2)], proposals[12].architecture.id, seed=0)
 
     def test_the_first_go_on_whatever_they_promise(self) -> None:
-        space, proposals = toy.space(), search("additive", WHOLE + 1)
-        known = [finished(proposal) for proposal in proposals[: WHOLE - 1]]
+        space, proposals = toy.space(), search("additive", PAIRS + 1)
+        known = [finished(proposal) for proposal in proposals[: PAIRS - 1]]
         assert goes_on(space, [*known, stopped(proposals[-1], 0.01)], proposals[-1].architecture.id, seed=0)
-        known.append(finished(proposals[WHOLE - 1]))
+        known.append(finished(proposals[PAIRS - 1]))
         assert not goes_on(space, [*known, stopped(proposals[-1], 0.01)], proposals[-1].architecture.id, seed=0)
+
+    def test_controls_that_the_space_lacks_do_not_count_as_the_first(self) -> None:
+        blocks = ("simam", "gc")
+        space, proposals = toy.space(blocks), search("additive", 9, blocks=blocks)
+        known = [finished(proposal) for proposal in proposals[: 3 + PAIRS - 1]]
+        last = proposals[3 + PAIRS - 1]
+        assert goes_on(space, [*known, stopped(last, 0.01)], last.architecture.id, seed=0)
+        known.append(finished(last))
+        last = proposals[3 + PAIRS]
+        assert not goes_on(space, [*known, stopped(last, 0.01)], last.architecture.id, seed=0)
+
+    def test_a_good_one_goes_on_however_few_are_known(self) -> None:
+        """Which are shown first is not asked of the model; whether they go on is."""
+        space = toy.space()
+        known = [finished(proposal) for proposal in search("additive", PAIRS)]
+        assert PAIRS + 1 < STARTUP
+        one = next(each for each in space.enumerate() if len(each.placements) == 1)
+        begun = Proposal(architecture=one, params=space.answers(one) or {})
+        assert goes_on(space, [*known, stopped(begun, 0.95)], one.id, seed=0)
+        assert not goes_on(space, [*known, stopped(begun, 0.5)], one.id, seed=0)
 
     def test_where_nothing_is_new_it_is_finished_until_all_are(self) -> None:
         space = toy.space(("simam",), stages=(0, 1))

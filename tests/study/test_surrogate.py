@@ -44,12 +44,14 @@ def observed(
 ) -> Observed:
     """Return what is known; the last ``pending`` are in work. Half of a training is left after the rung."""
     none = np.empty((len(vectors), 0))
+    pending_now = np.arange(len(vectors)) >= len(vectors) - pending
+    stopped = np.isfinite(early) & np.isnan(accuracy) if early is not None else np.zeros(len(vectors), dtype=bool)
     return Observed(
         vectors=vectors,
-        pending=np.arange(len(vectors)) >= len(vectors) - pending,
+        pending=pending_now,
         accuracy=accuracy,
         early=np.full(len(vectors), np.nan) if early is None else early,
-        rest=0.5,
+        rest=np.full(len(vectors), np.nan) if early is None else np.where(stopped & ~pending_now, 0.5, np.nan),
         nominal_ms=latency,
         excess=none if excess is None else excess,
     )
