@@ -1,4 +1,4 @@
-"""The space of the table: sixteen blocks with their options on up to two of the four stages of a small network.
+"""The space of the table: sixteen settings of eleven blocks on up to two of the four stages of a small network.
 
 1 + 4 x 16 + 6 x 16 x 16 = 1,601 architectures, which are all trained.
 """
