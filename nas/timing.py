@@ -18,7 +18,7 @@ from nas.evaluation import Cost, EvaluationError, Latency, first_line
 from nas.latency import Runtime, lock_name, measure
 from nas.locks import DeviceLock
 from nas.protocol import Protocol
-from nas.trainer import Trainer, batch_of, build
+from nas.trainer import Builder, batch_of, build
 
 TARGET = 0.005
 """Half width of the interval of the latency ratio at which sampling stops."""
@@ -29,25 +29,25 @@ class Timer:
 
     def __init__(
         self,
-        trainer: Trainer,
+        builder: Builder,
         device: torch.device | None = None,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         """Say what is timed, and where.
 
         Args:
-            trainer: Has the protocol, and knows the backbones.
-            device: The device that ``protocol.latency_device`` names; None for the trainer's.
+            builder: Has the protocol, and knows the backbones.
+            device: The device that ``protocol.latency_device`` names; None for the builder's.
             clock: As :func:`nas.latency.measure` takes it. A clock of CPU time does not wait until others leave the
                 device alone.
         """
-        protocol = trainer.protocol
-        self._trainer = trainer
-        self._device = device or trainer.device
+        protocol = builder.protocol
+        self._builder = builder
+        self._device = device or builder.device
         if self._device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # as the trainer does for its device: the quickest kernels are found
         # Whoever trains drives the device from a core of the CPU: neither of the two may be in use.
-        names = sorted({lock_name(self._device), lock_name(trainer.device)}) if clock is time.perf_counter_ns else []
+        names = sorted({lock_name(self._device), lock_name(builder.device)}) if clock is time.perf_counter_ns else []
         self._locks = [DeviceLock(name) for name in names]
         self._clock = clock
         self._benches: dict[str, _Bench] = {}
@@ -126,9 +126,9 @@ class Timer:
     def _bench(self, backbone: str) -> _Bench:
         """Return what every timing of a backbone's architectures needs; made once."""
         if backbone not in self._benches:
-            protocol, plan = self._protocol, self._trainer.plan
+            protocol, plan = self._protocol, self._builder.plan
             bare = Architecture(backbone=backbone)
-            if protocol.resolution != self._trainer.protocol.resolution:
+            if protocol.resolution != self._builder.protocol.resolution:
                 fitted = placement.fit_kwargs(
                     backbone,
                     num_classes=protocol.num_classes,
@@ -138,7 +138,7 @@ class Timer:
                 )
                 protocol = dataclasses.replace(protocol, model_kwargs=fitted)
             model = build(bare, protocol, self._device).eval()
-            same = protocol.model_kwargs == self._trainer.protocol.model_kwargs
+            same = protocol.model_kwargs == self._builder.protocol.model_kwargs
             batch = self._batch(protocol)
             self._benches[backbone] = _Bench(
                 protocol=protocol,

@@ -23,7 +23,42 @@ T = TypeVar("T")
 _META = torch.device("meta")
 
 
-class Trainer:
+class Builder:
+    """Builds architectures under one protocol, on one device."""
+
+    def __init__(self, protocol: Protocol, device: torch.device, weights: placement.Weights | None = None) -> None:
+        """Say how to build, and where.
+
+        Args:
+            protocol: How to build.
+            device: The device that ``protocol.device`` names.
+            weights: The trained weights that ``protocol.weights`` names.
+
+        Raises:
+            ValueError: If the weights are not those of the protocol.
+        """
+        self.device = device
+        self._plans: dict[str, placement.Plan] = {}
+        self._bind(protocol, weights)
+
+    def _bind(self, protocol: Protocol, weights: placement.Weights | None) -> None:
+        if (weights.words if weights is not None else "") != protocol.weights:
+            raise ValueError(f"the protocol needs the weights {protocol.weights!r}")
+        self.protocol = protocol
+        self.weights = weights
+
+    def plan(self, backbone: str) -> placement.Plan:
+        """Return all that is known of a backbone; it is looked at once."""
+        if backbone not in self._plans:
+            self._plans[backbone] = placement.plan_of(build(Architecture(backbone=backbone), self.protocol, _META))
+        return self._plans[backbone]
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        """Build an architecture on the device, from the protocol's weights and seed."""
+        return build(architecture, self.protocol, self.device, self.weights, self.plan(architecture.backbone))
+
+
+class Trainer(Builder):
     """Builds and trains architectures under one protocol, on one device."""
 
     def __init__(
@@ -49,22 +84,17 @@ class Trainer:
             ValueError: If the weights are not those of the protocol, or the protocol asks for torch.compile and it does
                 not work here.
         """
-        self.device = device
+        super().__init__(protocol, device, weights)
         self.threads = threads
-        self._plans: dict[str, placement.Plan] = {}
-        self._bind(protocol, weights)
         if device.type == "cuda":
             torch.cuda.set_device(device)
             torch.backends.cudnn.benchmark = True  # shapes do not change between steps: the quickest kernels are found
         self.data = batches.place(data, device, workers)
 
     def _bind(self, protocol: Protocol, weights: placement.Weights | None) -> None:
-        if (weights.words if weights is not None else "") != protocol.weights:
-            raise ValueError(f"the protocol needs the weights {protocol.weights!r}")
+        super()._bind(protocol, weights)
         if protocol.compile:
             proxy.check_compiler(self.device)
-        self.protocol = protocol
-        self.weights = weights
 
     def under(self, **changes: Any) -> Trainer:
         """Return a trainer whose protocol differs in some fields; it shares the data and what is known of backbones."""
@@ -78,16 +108,6 @@ class Trainer:
         other = copy.copy(self)
         other._bind(dataclasses.replace(self.protocol, **changes), weights)
         return other
-
-    def plan(self, backbone: str) -> placement.Plan:
-        """Return all that is known of a backbone; it is looked at once."""
-        if backbone not in self._plans:
-            self._plans[backbone] = placement.plan_of(build(Architecture(backbone=backbone), self.protocol, _META))
-        return self._plans[backbone]
-
-    def build(self, architecture: Architecture) -> nn.Module:
-        """Build an architecture on the device, from the protocol's weights and seed."""
-        return build(architecture, self.protocol, self.device, self.weights, self.plan(architecture.backbone))
 
     def train(
         self,
@@ -120,7 +140,7 @@ class Trainer:
             )
 
 
-def within_memory(work: Callable[[], T], trainer: Trainer) -> T:
+def within_memory(work: Callable[[], T], builder: Builder) -> T:
     """Return what work returns; what it held on the device is free again if the memory did not suffice.
 
     Raises:
@@ -132,9 +152,9 @@ def within_memory(work: Callable[[], T], trainer: Trainer) -> T:
         if not proxy.is_out_of_memory(error):
             raise
     # Outside the handler: the caught error kept the frames alive that held the tensors.
-    if trainer.device.type == "cuda":
+    if builder.device.type == "cuda":
         torch.cuda.empty_cache()
-    raise EvaluationError(f"{OUT_OF_MEMORY} on {trainer.protocol.device}")
+    raise EvaluationError(f"{OUT_OF_MEMORY} on {builder.protocol.device}")
 
 
 def build(
