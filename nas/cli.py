@@ -231,6 +231,18 @@ def _verify(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _retime(arguments: argparse.Namespace) -> int:
+    from nas import retime
+
+    fields = {field.name for field in dataclasses.fields(retime.Settings)}
+    settings = retime.Settings(**{name: value for name, value in vars(arguments).items() if name in fields})
+    signal.signal(signal.SIGTERM, _interrupt)
+    study = _open(arguments)
+    print(retime.retime(study, settings, Path(arguments.studies) / study.name, on_event=_say))
+    study.close()
+    return DONE
+
+
 def _dashboard(arguments: argparse.Namespace) -> int:
     from nas import dashboard
 
@@ -325,6 +337,7 @@ _VERBS = {
     "search": _search,
     "export": _export,
     "verify": _verify,
+    "retime": _retime,
     "dashboard": _dashboard,
     "blocks": _blocks,
     "costs": _costs,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
 
 import timm
 import torch
@@ -20,17 +18,13 @@ from nas.locks import DeviceLock
 from nas.pauses import Pauses
 from nas.proxy import Curve
 from nas.store import Store
-from nas.timing import Timer
+from nas.timing import CachedTimer, Timer
 from nas.trainer import Trainer, within_memory
 
-C = TypeVar("C", bound=Cost)
 StopRule = Callable[[Architecture, Cost, int], Callable[[int, float], None] | None]
 """From an architecture, its cost and the number of validation images to what is called after each epoch, with the epoch
 and the validation accuracy: it raises :class:`nas.rungs.StoppedError` to stop the training. None for nothing to call.
 """
-
-REFERENCE_RETRIES = 2
-"""How often the bare backbone is timed again where the machine is too busy."""
 
 
 class Evaluator:
@@ -59,7 +53,7 @@ class Evaluator:
         self._pauses = pauses
         self._stop_rule = stop_rule
         self._trainer = trainer
-        self._timer = timer or Timer(trainer)
+        self._costs = CachedTimer(timer or Timer(trainer), store, trainer.protocol.latency_hash)
         self._limits = limits or Limits()
         self._protocol = trainer.protocol
         self._store = store
@@ -76,7 +70,7 @@ class Evaluator:
         """
         evaluation = self._store.get(architecture, self._protocol.hash)
         if evaluation is not None:
-            evaluation = self._referred(architecture, evaluation)
+            evaluation = self._costs.referred(architecture, evaluation)
             self._check(architecture, evaluation)
             return evaluation
         evaluation = within_memory(lambda: self._measure(architecture), self._trainer)
@@ -85,10 +79,10 @@ class Evaluator:
 
     def time_reference(self, backbone: str) -> None:
         """Time a bare backbone, unless that was done: to be called before other processes begin to use the machine."""
-        within_memory(lambda: self._cost(Architecture(backbone=backbone)), self._trainer)
+        within_memory(lambda: self._costs(Architecture(backbone=backbone)), self._trainer)
 
     def _measure(self, architecture: Architecture) -> Evaluation:
-        cost = self._cost(architecture)
+        cost = self._costs(architecture)
         self._check(architecture, cost)
         with self._lock.training():  # no timing meanwhile
             model = self._trainer.build(architecture)
@@ -137,24 +131,6 @@ class Evaluator:
         """Raise BeyondLimitsError if an architecture with blocks costs more than is allowed."""
         if architecture.placements and any(excess > 0 for excess in self._limits.excess(cost).values()):
             raise BeyondLimitsError(self._limits, cost)
-
-    def _cost(self, architecture: Architecture) -> Cost:
-        """Return what an architecture costs; measure it if that was never done, or not with a stable result."""
-        key = self._protocol.latency_hash
-        known = self._store.cost(architecture, key)
-        if known is not None and not known.latency.unstable:
-            return self._referred(architecture, known)
-        found = self._timer(architecture)
-        if not architecture.placements:  # all latencies of the study, and of later ones, are multiples of this one
-            for _ in range(REFERENCE_RETRIES):
-                found = self._timer(architecture) if found.latency.unstable else found
-        self._store.put_cost(architecture, key, found)
-        return self._referred(architecture, found)
-
-    def _referred(self, architecture: Architecture, cost: C) -> C:
-        """Return a cost whose latency is a multiple of what the bare backbone is now known to take."""
-        backbone, key = architecture.backbone, self._protocol.latency_hash
-        return dataclasses.replace(cost, reference_ms=self._store.reference_ms(backbone, key, cost.reference_ms))
 
 
 def software() -> str:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import nas
 from nas import search_flags
+from nas.protocol import PRECISIONS
 
 WRONG_USE = 2
 """Exit status of wrong use and bad input."""
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
         "--map", type=int, default=14, metavar="PIXELS", help="height and width of the map, in pixels (default: 14)"
     )
     _verify_flags(verbs.add_parser("verify", parents=[common], help="train some fully: can it be trusted?"))
+    _retime_flags(verbs.add_parser("retime", parents=[common], help="time the front on this device: does it hold?"))
     _costs_flags(verbs.add_parser("costs", parents=[plain], help="measure what each block adds at each stage"))
     backbones = verbs.add_parser(
         "backbones", parents=[plain], help="list timm's backbones, and where each can hold blocks"
@@ -85,6 +87,34 @@ def _verify_flags(parser: argparse.ArgumentParser) -> None:
         "--device", default="auto", metavar="NAME", help="auto, cuda, cuda:1, mps or cpu (default: auto)"
     )
     parser.add_argument("--data", metavar="DIR", help="where the data lie now (default: where the search had them)")
+
+
+def _retime_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--everything", action="store_true", help="time all finished trials (default: the front and the controls)"
+    )
+    parser.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto, cuda, cuda:1, mps or cpu (default: auto)"
+    )
+    parser.add_argument(
+        "--runtime", default="eager", metavar="NAME", help="eager, compile or onnxruntime (default: eager)"
+    )
+    parser.add_argument(
+        "--latency-batch",
+        dest="latency_batch_size",
+        type=int,
+        metavar="N",
+        help="images in one timed pass (default: as in the study)",
+    )
+    parser.add_argument(
+        "--latency-resolution", type=int, metavar="PIXELS", help="height and width (default: as in the study)"
+    )
+    parser.add_argument(
+        "--latency-precision", choices=PRECISIONS, default="float32", help="of what is timed (default: float32)"
+    )
+    parser.add_argument(
+        "--latency-seconds", type=float, metavar="S", help="longest sampling of one latency (default: as in the study)"
+    )
 
 
 def _costs_flags(parser: argparse.ArgumentParser) -> None:

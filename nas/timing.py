@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -18,8 +19,12 @@ from nas.evaluation import Cost, EvaluationError, Latency, first_line
 from nas.latency import Runtime, lock_name, measure
 from nas.locks import DeviceLock
 from nas.protocol import Protocol
+from nas.store import Store
 from nas.trainer import Builder, batch_of, build
 
+C = TypeVar("C", bound=Cost)
+REFERENCE_RETRIES = 2
+"""How often the bare backbone is timed again where the machine is too busy."""
 TARGET = 0.005
 """Half width of the interval of the latency ratio at which sampling stops."""
 
@@ -158,6 +163,42 @@ class Timer:
             raise ValueError(
                 f"{protocol.latency_batch_size} images to be timed at once do not fit in memory; lower --latency-batch"
             ) from error
+
+
+class CachedTimer:
+    """A timer whose results are kept, all as multiples of one latency of the bare backbone."""
+
+    def __init__(self, timer: Timer, store: Store, latency_hash: str) -> None:
+        """Say where they are kept.
+
+        Args:
+            timer: Measures what an architecture costs.
+            store: The cache.
+            latency_hash: That of the timer's protocol.
+        """
+        self._timer, self._store, self._hash = timer, store, latency_hash
+
+    def __call__(self, architecture: Architecture) -> Cost:
+        """Return what an architecture costs; measure it if that was never done, or not with a stable result.
+
+        Raises:
+            EvaluationError: If the runtime cannot run it.
+            RuntimeError: If the memory does not suffice.
+        """
+        known = self._store.cost(architecture, self._hash)
+        if known is not None and not known.latency.unstable:
+            return self.referred(architecture, known)
+        found = self._timer(architecture)
+        if not architecture.placements:  # all latencies of the study, and of later ones, are multiples of this one
+            for _ in range(REFERENCE_RETRIES):
+                found = self._timer(architecture) if found.latency.unstable else found
+        self._store.put_cost(architecture, self._hash, found)
+        return self.referred(architecture, found)
+
+    def referred(self, architecture: Architecture, cost: C) -> C:
+        """Return a cost whose latency is a multiple of what the bare backbone is now known to take."""
+        reference_ms = self._store.reference_ms(architecture.backbone, self._hash, cost.reference_ms)
+        return dataclasses.replace(cost, reference_ms=reference_ms)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ LAYERS: dict[str, int] = {
     "nas.heatmap": 4,
     "nas.dashboard": 4,
     "nas.export": 4,
+    "nas.retime": 4,
     "nas.verify": 4,
     "nas.study": 3,
     "nas.evaluate": 2,

@@ -17,7 +17,7 @@ from nas import placement, timing
 from nas.architecture import Architecture, Placement
 from nas.attention import BLOCKS
 from nas.data import load as load_data
-from nas.evaluate import REFERENCE_RETRIES, Evaluator
+from nas.evaluate import Evaluator
 from nas.evaluation import EvaluationError, Latency
 from nas.latency import Runtime, RuntimeMissingError, measure
 from nas.locks import DeviceLock
@@ -29,7 +29,7 @@ from nas.store import Store
 from nas.study import Study
 from nas.study.sampler import Proposal
 from nas.study.worker import Worker
-from nas.timing import Timer
+from nas.timing import REFERENCE_RETRIES, Timer
 from nas.trainer import Trainer
 
 CPU = torch.device("cpu")
