@@ -106,7 +106,15 @@ def load(path: str | Path) -> nn.Module:
         ConfigError: As :func:`read`.
         nas.placement.BackboneError: If timm does not know the backbone, or cannot build it.
     """
-    architecture, content = read(path)
+    return build(*read(path))
+
+
+def build(architecture: Architecture, content: dict[str, Any]) -> nn.Module:
+    """Build the model of a config's content, with fresh weights.
+
+    Raises:
+        nas.placement.BackboneError: If timm does not know the backbone, or cannot build it.
+    """
     from nas import placement  # torch and timm, which reading a config does not need
 
     return placement.build(

@@ -37,7 +37,7 @@ class Settings:
 
     budget: int = 50
     """Whole trainings that the study shall spend: one of each architecture, and shares of those that are stopped."""
-    space: str = "default"
+    space: str | space.SearchSpace = "default"
     """Name of a space of ``search_spaces``, or the path of a Python file with ``SPACE`` in it (which is executed)."""
     backbone: str | None = None
     """timm name of a backbone, instead of the space's own."""
@@ -223,7 +223,10 @@ class Settings:
         """The study's name: the one given, or one made of space, data and backbone."""
         if self.study is not None:
             return self.study
-        parts = [Path(self.space).stem, Path(self.data).name or "data", *([self.backbone] if self.backbone else [])]
+        # One that was declared in Python has no name; two of them shall not share a study.
+        digest = hashlib.sha256(repr(self.space).encode()).hexdigest()
+        stem = Path(self.space).stem if isinstance(self.space, str) else f"space-{digest[:6]}"
+        parts = [stem, Path(self.data).name or "data", *([self.backbone] if self.backbone else [])]
         text = "-".join(parts)
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")
         if len(name) <= 80 and text.isascii():
@@ -244,7 +247,7 @@ class Settings:
 
 def declared_space(settings: Settings) -> space.SearchSpace:
     """Return the space that is asked for, with the settings' own backbone and init in place of its."""
-    declared = space.load(settings.space)
+    declared = space.load(settings.space) if isinstance(settings.space, str) else settings.space
     if settings.backbone is not None:
         declared = dataclasses.replace(declared, backbones=(settings.backbone,))
     init = settings.init or ("identity" if settings.is_trained else declared.init)

@@ -1,0 +1,186 @@
+"""The search from Python: a space goes in, and out comes a study that answers in rows, models and figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas import export
+from nas.answer import recommend
+from nas.architecture import Architecture
+from nas.confirm import with_probabilities
+from nas.front import Row, front, pick
+from nas.study import Study, StudyError, study_names
+
+if TYPE_CHECKING:
+    from torch import nn
+    from typing_extensions import Self
+
+    from nas.space import SearchSpace
+
+FIGURES = ("pareto", "progress")
+"""Names of the figures of a study."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One finished trial of a study."""
+
+    row: Row
+    """What was measured."""
+    config: dict[str, Any]
+    """The architecture with the evidence for it, as JSON values; what :meth:`export` writes."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture: backbone and placements."""
+        return self.row.architecture
+
+    def build(self) -> nn.Module:
+        """Return the model, from (B, C, H, W) to logits (B, classes), with fresh weights."""
+        return export.build(self.architecture, self.config)
+
+    def export(self, path: str | Path) -> None:
+        """Write the config, which ``nas.load`` builds the model from.
+
+        Raises:
+            nas.export.ConfigError: If the file cannot be written.
+        """
+        export.write(self.config, path)
+
+
+class Found:
+    """A study, open to be asked: while a search goes on elsewhere, too. It is closed by ``with`` or :meth:`close`."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.study.name
+
+    @property
+    def answer(self) -> str:
+        """What to do, in one sentence with its numbers: to add nothing is an answer, too.
+
+        Raises:
+            ValueError: If no trial has finished.
+        """
+        return recommend(self.rows()).sentence
+
+    def rows(self) -> list[Row]:
+        """Return the finished trials in their order, each with its chance to be on the true front."""
+        return with_probabilities(self.study.rows())
+
+    def front(self) -> list[Row]:
+        """Return the trials that no other beats in accuracy and latency, from the fastest to the slowest."""
+        return front(self.rows())
+
+    def best(self, how: str | None = None) -> Choice:
+        """Return one finished trial.
+
+        Args:
+            how: ``knee``, ``accuracy``, ``fastest``, ``trial:N``, ``latency<=X`` in ms or ``slowdown<=P%``; None for
+                the recommended one.
+
+        Raises:
+            ValueError: If no trial has finished, or none is meant.
+        """
+        rows = self.rows()
+        row = recommend(rows).row if how is None else pick(rows, how)
+        return Choice(row=row, config=export.config(self.study, row))
+
+    def figure(self, name: str = "pareto") -> Any:
+        """Return a ``plotly.graph_objects.Figure``.
+
+        Args:
+            name: ``pareto``, accuracy against latency; or ``progress``, how the dominated area grew over the trials.
+
+        Raises:
+            ValueError: If there is no figure of that name, or there are too few trials for it.
+        """
+        if name not in FIGURES:
+            raise ValueError(f"figure must be one of {', '.join(FIGURES)}, but got {name!r}")
+        rows = self.rows()
+        if len(rows) < 2:
+            raise ValueError(f"a figure takes two finished trials, but the study has {len(rows)}")
+        from nas import report
+
+        if name == "pareto":
+            return report.pareto_figure(rows, title=self.name)
+        return report.progress_figure(rows, self.study.last_trial(), self.study.last_gain())
+
+    def close(self) -> None:
+        """Close the database."""
+        self.study.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        tally = self.study.tally()
+        return f"<study {self.name!r}: {tally.finished} finished, {len(self.front())} on the front>"
+
+
+def search(
+    space: SearchSpace | str = "default",
+    *,
+    data: str = "digits",
+    budget: int = 50,
+    progress: bool = True,
+    **settings: Any,
+) -> Found:
+    """Search, as ``run_search.py`` does, and return the study; the same call goes on with what is there.
+
+    Args:
+        space: A declaration; or the name of one that comes along, or of a Python file, which is executed.
+        data: ``digits``, an image folder, or the name of a timm data set.
+        budget: As much training as so many architectures take.
+        progress: Whether a bar is shown on stderr.
+        settings: Further fields of :class:`nas.Settings`: ``backbone``, ``epochs``, ``device``, ``studies`` and so on.
+
+    Raises:
+        TypeError: If a setting has no such name.
+        ValueError: If something is wrong with the settings, the data, the space, the backbone or the storage.
+        nas.evaluation.EvaluationError: If a block of the space cannot run at a stage.
+        nas.study.RunFailed: If trials failed for the same reason, one after the other.
+    """
+    from nas import run
+    from nas.bar import Progress
+    from nas.settings import Settings
+
+    asked = Settings(space=space, data=data, budget=budget, **settings)
+    if not progress:
+        return Found(run.search(asked).study)
+    bar = Progress(budget)
+    try:
+        found = run.search(asked, on_start=bar.start, on_trial=bar.update, on_replicate=bar.replicate)
+    finally:
+        bar.close()
+    return Found(found.study)
+
+
+def open_study(name: str | None = None, *, studies: str | Path = "studies", storage: str | None = None) -> Found:
+    """Open a study that exists.
+
+    Args:
+        name: Its name; None for the only one that there is.
+        studies: The folder of studies.
+        storage: URL of the database; None for ``studies.db`` in that folder.
+
+    Raises:
+        nas.study.StudyError: If there is no such study, or several and no name.
+        nas.store.StorageError: If the database cannot be used.
+    """
+    url = storage or f"sqlite:///{Path(studies) / 'studies.db'}"
+    if name is None:
+        names = study_names(url)
+        if len(names) != 1:
+            raise StudyError(f"name a study; the database has: {', '.join(names) or 'none'}")
+        (name,) = names
+    return Found(Study.open(name, url))
