@@ -12,7 +12,7 @@ from nas.architecture import Architecture, Placement, Stage
 
 if TYPE_CHECKING:
     from nas.api import Choice, Found, search
-    from nas.api import open_study as open  # as nas.open
+    from nas.api import open_study as open  # noqa: F401 - as nas.open
     from nas.export import load
     from nas.placement import insert, remove
     from nas.settings import Settings
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Architecture", "Choice", "Found", "Placement", "SearchSpace", "Settings", "Stage", "__version__"]
-__all__ += ["insert", "load", "open", "remove", "search"]
+__all__ += ["insert", "load", "remove", "search"]  # and nas.open: a star must not hide the built-in one
 
 _LAZY = {"SearchSpace": "nas.space", "load": "nas.export", "Settings": "nas.settings", "search": "nas.api"}
 _LAZY |= {"Choice": "nas.api", "Found": "nas.api", "open": "nas.api"}
