@@ -11,7 +11,8 @@ def _weights_words(protocol: Protocol) -> str:
     return f"{protocol.weights}; learning rate of blocks x {protocol.block_lr_factor:g}{frozen}"
 
 
-def _latency_words(protocol: Protocol) -> str:
+def latency_words(protocol: Protocol) -> str:
+    """Return what is timed, by what, and where."""
     size = protocol.latency_resolution or protocol.resolution
     precision = protocol.latency_precision or protocol.precision
     runtime = "" if protocol.latency_runtime == "eager" else f" in {protocol.latency_runtime}"
@@ -42,7 +43,7 @@ def facts(study: Study) -> dict[str, str]:
         + (", compiled" if protocol.compile else "")
         + (f", weights averaged over {protocol.average_epochs} epochs" if protocol.average_epochs > 1 else "")
         + (", validated with mirror images" if protocol.mirror_validation else ""),
-        "Latency": _latency_words(protocol),
+        "Latency": latency_words(protocol),
         "Trials": _trials_words(study),
         **({"Rungs": f"{'; '.join(study.rungs)}: what was stopped is no finished trial"} if study.rungs else {}),
         **({"Seed noise": noise.describe()} if noise is not None else {}),

@@ -8,12 +8,14 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas import files
 from nas.answer import accuracy_text, ms_text, ratio_text, recommend
 from nas.evaluation import EvaluationError
+from nas.facts import latency_words
 from nas.front import BARE, Row, bare_row, mark_front
 from nas.ranking import Correlation, correlate
 from nas.study import Study
@@ -102,14 +104,14 @@ def retime(
     rows = chosen(study.rows(), everything=settings.everything)
     files.check_folder(folder)
     builder, timer = _timer(study, settings)
-    say(f"{len(rows)} architectures on {_where(builder.protocol)}")
+    say(f"{len(rows)} architectures: {latency_words(builder.protocol)}")
     from nas.trainer import within_memory  # torch, once the cheap mistakes are ruled out
 
     costs: dict[int, Cost] = {}
     failures: list[str] = []
     for number, row in enumerate(rows, 1):
         try:
-            costs[row.trial] = within_memory(lambda row=row: timer(row.architecture), builder)  # type: ignore[misc]
+            costs[row.trial] = within_memory(partial(timer, row.architecture), builder)
         except EvaluationError as error:
             if row.control == BARE:
                 raise
@@ -279,22 +281,10 @@ def _timer(study: Study, settings: Settings) -> tuple[Builder, CachedTimer]:
     return builder, CachedTimer(timer, study.store, protocol.latency_hash)
 
 
-def _where(protocol: Protocol) -> str:
-    size = protocol.latency_resolution or protocol.resolution
-    runtime = "torch as it comes" if protocol.latency_runtime == "eager" else protocol.latency_runtime
-    return (
-        f"{protocol.latency_device}, {runtime}, batch {protocol.latency_batch_size} of {size}x{size}, "
-        f"{protocol.latency_precision}"
-    )
-
-
 def _facts(study: Study, protocol: Protocol, count: int) -> dict[str, str]:
-    was = study.protocol
-    precision = was.latency_precision or was.precision
-    there = dataclasses.replace(was, latency_device=was.latency_device or was.device, latency_precision=precision)
     return {
-        "There": _where(there),
-        "Here": f"{_where(protocol)}; {protocol.software}",
+        "There": latency_words(study.protocol),
+        "Here": f"{latency_words(protocol)}; {protocol.software}",
         "Timed": f"{count} of {study.finished()} finished trials; the front is drawn among these alone",
         "Accuracy": "as the study has it: nothing was trained",
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small
 import torch
 
 from nas.architecture import Architecture, Placement
@@ -16,23 +17,12 @@ from nas.data import load as load_data
 from nas.evaluate import Evaluator
 from nas.evaluation import Cost
 from nas.pauses import Pauses
-from nas.protocol import Protocol
 from nas.rungs import StoppedError
 from nas.store import Store
 from nas.trainer import Trainer
 
 SE = Architecture(backbone="test_resnet", placements=(Placement(stage=4, block="se", options={"reduction": 4}),))
-PROTOCOL = Protocol(
-    data="digits",
-    data_hash="0" * 16,
-    split_seed=0,
-    num_classes=10,
-    channels=1,
-    resolution=16,
-    epochs=5,
-    batch_size=64,
-    latency_seconds=0.05,
-)
+PROTOCOL = replace(small.PROTOCOL, epochs=5, latency_seconds=0.05)
 
 
 def trainer(**changes: Any) -> Trainer:
@@ -46,7 +36,6 @@ class Rule:
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
         self.seen: list[int] = []
-        self.cost: Cost | None = None
 
     def __call__(self, architecture: Architecture, cost: Cost, images: int) -> Callable[[int, float], None]:
         def after_epoch(epoch: int, accuracy: float) -> None:
