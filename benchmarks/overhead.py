@@ -54,7 +54,7 @@ class Watch:
 def of_a_search(arguments: argparse.Namespace) -> None:
     watch = Watch()
     begun = time.perf_counter()
-    from nas import cli, run, timing, trainer
+    from nas import bar, run, timing, trainer
     from nas.settings import Settings
     from nas.study import loop
 
@@ -64,7 +64,7 @@ def of_a_search(arguments: argparse.Namespace) -> None:
     watch.wrap(loop, "propose", "proposing")
     watch.wrap(run, "write_files", "files")
     start = 0.0
-    progress = cli._Progress(arguments.budget)
+    progress = bar.Progress(arguments.budget)
 
     def on_start(study: Study) -> None:
         nonlocal start
@@ -95,7 +95,7 @@ def of_a_search(arguments: argparse.Namespace) -> None:
 
 
 def of_a_long_study(arguments: argparse.Namespace) -> None:
-    from nas import cli, placement, run
+    from nas import bar, placement, run
     from nas.evaluation import Latency
     from nas.proxy import Curve
     from nas.settings import Settings
@@ -133,7 +133,7 @@ def of_a_long_study(arguments: argparse.Namespace) -> None:
     replaced = mock.patch.object(Trainer, "train", train), mock.patch.object(Timer, "_time", timed)
     with tempfile.TemporaryDirectory() as folder, replaced[0], replaced[1]:
         settings = Settings(budget=arguments.trials, repeats=0, studies=folder, data=arguments.data)
-        progress = cli._Progress(arguments.trials)
+        progress = bar.Progress(arguments.trials)
         run.search(settings, on_start=progress.start, on_trial=progress.update).study.close()
         progress.close()
     gaps = [later - earlier for earlier, later in itertools.pairwise(began)]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import toy
 
-from nas import flags
+from nas import cli
 from nas.cli import main
 from nas.study import Study, run
 
@@ -389,4 +389,4 @@ def test_a_wish_to_end_ends_with_130_and_loses_nothing(here: Path, wish: signal.
     ("text", "count"), [("11700000", 11_700_000), ("1e6", 10**6), ("2.01M", 2_010_000), ("8.2M", 8_200_000)]
 )
 def test_counts_are_read_as_they_are_written(text: str, count: int) -> None:
-    assert flags.parser().parse_args(["search", "--max-params", text]).max_params == count
+    assert cli.parser().parse_args(["search", "--max-params", text]).max_params == count

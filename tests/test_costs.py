@@ -16,9 +16,9 @@ from nas import cost_table, costs, heatmap
 from nas.architecture import Stage
 from nas.attention import BLOCKS
 from nas.attention.spec import COSTS
-from nas.cli import _costs_name, main
+from nas.cli import main, parser
 from nas.cost_table import Added, Cell, Costs
-from nas.flags import parser
+from nas.verbs.costs import _costs_name
 
 
 class Clock:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.flags import parser
+from nas.cli import parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

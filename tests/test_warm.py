@@ -13,7 +13,7 @@ import small
 import torch
 from torch import nn
 
-from nas import flags, proxy, warm
+from nas import cli, proxy, warm
 from nas.architecture import Architecture, Placement
 from nas.data import SearchData, load
 from nas.evaluation import EvaluationError
@@ -216,7 +216,7 @@ def test_a_protocol_with_warm_epochs_names_the_weights() -> None:
     ("words", "found"), [([], False), (["--warm-start"], True), (["--warm-start", "7"], 7), (["--warm-start", "0"], 0)]
 )
 def test_the_flag(words: list[str], found: int | bool) -> None:
-    given = flags.parser().parse_args(["search", *words]).warm_start
+    given = cli.parser().parse_args(["search", *words]).warm_start
     assert given == found
     assert type(given) is type(found)
     assert Settings(warm_start=given).is_trained == bool(words and found)

@@ -1,0 +1,92 @@
+"""Search, and print the answer."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas import flags, search_flags
+from nas.verbs.common import DONE, end_on_sigterm, say
+
+if TYPE_CHECKING:
+    from nas.study import Confirmation, Study
+
+
+def add(verbs: Any, common: argparse.ArgumentParser) -> None:
+    """Add the verb and its flags."""
+    search_flags.add(verbs.add_parser("search", parents=[common], help="search (the default)"))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from nas.bar import Progress
+    from nas.run import search
+    from nas.settings import Settings
+
+    fields = {field.name for field in dataclasses.fields(Settings)}
+    given = {name: value for name, value in vars(arguments).items() if name in fields}
+    given["model_kwargs"] = flags.model_kwargs(arguments.model_kwargs)
+    given["positions"] = None if arguments.positions is None else tuple(flags.names(arguments.positions))
+    settings = Settings(**given)
+    end_on_sigterm()
+    progress = Progress(settings.budget)
+    try:
+        result = search(
+            settings,
+            on_weights=say,
+            on_start=progress.start,
+            on_trial=progress.update,
+            on_replicate=progress.replicate,
+        )
+    finally:
+        progress.close()
+    study = result.study
+    if result.outcome.stopped:
+        print(f"{result.outcome.stopped} trainings were stopped early; the budget counts the epochs that they had")
+    if result.outcome.exhausted:
+        print(f"every architecture of the space was tried: {result.outcome.finished} finished")
+    if result.outcome.stalled:
+        count = int(study.since_gain())
+        print(
+            f"the run ends early: the front has not moved beyond noise for {count} training{'s' if count > 1 else ''}"
+        )
+    if result.outcome.too_costly:
+        print(f"the run ends with {result.outcome.finished} finished: too many in a row were beyond the limits")
+    _print_answer(study, settings.folder)
+    _print_confirmation(result.confirmation, settings.confirm)
+    where = ["--studies", settings.studies] if settings.studies != "studies" else []
+    # The URL is not repeated: it may hold a password.
+    same = shlex.join(["--study", study.name, *where]) + (" --storage URL" if settings.storage else "")
+    print(f"\nnext:\n  open {settings.folder / 'pareto.html'}")
+    print(f"  python run_search.py dashboard {same}")
+    print(f"  python run_search.py export {same} --out best.json")
+    print(f"  python run_search.py verify {same}")
+    study.close()
+    return DONE
+
+
+def _print_answer(study: Study, folder: Path) -> None:
+    from nas.answer import front_table, recommend
+    from nas.confirm import with_probabilities
+
+    rows = with_probabilities(study.rows())
+    print(f"\n{front_table(rows)}\n")
+    for number, reason in study.failures():
+        print(f"trial {number} failed: {reason}")
+    if rejected := study.rejected():
+        nearest = min(rejected, key=lambda each: each.excess)
+        words = f"trial {nearest.trial} ({nearest.architecture.describe()}) with {nearest.reason}"
+        print(f"{len(rejected)} beyond the limits, not trained; the nearest miss: {words}")
+    print(recommend(rows).sentence)
+    if (noise := study.seed_noise()) is not None:
+        print(f"Seed noise: {noise.describe()}.")
+
+
+def _print_confirmation(confirmation: Confirmation, further: int) -> None:
+    if further:
+        members = f"{confirmation.confirmed} of the front's {confirmation.members} members"
+        print(f"Confirmed with {further} further seeds each: {members}.")
+    for failure in confirmation.failures:
+        print(f"not trained again: {failure}")
