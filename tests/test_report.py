@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nas import pareto, report
+from nas import pareto
 from nas.answer import recommend
 from nas.architecture import Architecture, Placement
 from nas.confirm import with_probabilities
@@ -23,6 +23,8 @@ from nas.front import Row, front
 from nas.pareto import accuracy_interval, hover_text, pareto_data
 from nas.progress import history, last_gain
 from nas.report import pareto_figure, progress_figure, write_front_csv, write_pareto
+from nas.report.look import plotly_js
+from nas.report.progress_figure import _anchor
 
 CONTROLS = ("bare", "se everywhere", "eca everywhere", "cbam everywhere")
 HOSTILE = "<script>alert('x')</script> & \"y\""
@@ -270,7 +272,7 @@ def test_progress_shows_the_area_and_its_last_growth() -> None:
 def test_the_label_of_the_last_growth_stays_on_the_screen(size: tuple[float, float]) -> None:
     width = 6 * len("front last grew beyond noise: trial 1000")
     for percent in range(101):
-        begins = {"left": 0.0, "center": -0.5, "right": -1.0}[report._anchor(percent / 100)]
+        begins = {"left": 0.0, "center": -0.5, "right": -1.0}[_anchor(percent / 100)]
         left = size[0] * percent / 100 + width * begins
         assert left >= -75, percent
         assert left + width <= size[0] + 16, percent
@@ -293,7 +295,7 @@ def test_the_mark_of_the_last_growth_may_be_the_study_s_own() -> None:
 @pytest.mark.parametrize(("count", "drawn"), [(0, False), (1, False), (2, True), (50, True)])
 def test_progress_is_drawn_from_two_trials_on(count: int, drawn: bool, tmp_path: Path) -> None:
     page = page_of(make_rows(count), tmp_path)
-    assert page.count(report._plotly_js().decode()) == (count > 0)
+    assert page.count(plotly_js().decode()) == (count > 0)
     elements = Elements(page)
     assert ("Progress" in elements.text) == drawn
     assert ("progress" in {attributes.get("id") for _, attributes in elements.found}) == drawn
@@ -327,7 +329,7 @@ def test_page_needs_no_network_and_offers_no_upload(tmp_path: Path) -> None:
     for tag, attributes in Elements(page).found:
         assert tag not in ("link", "iframe", "img", "object", "embed", "base"), tag
         assert not {"src", "href", "srcset", "action"} & set(attributes), (tag, attributes)
-    own = page.replace(report._plotly_js().decode(), "")
+    own = page.replace(plotly_js().decode(), "")
     assert len(own) < 100_000 < 4_000_000 < len(page) < 6_000_000
     assert not re.search(r"https?://|url\(|@import", own)
     assert '"modeBarButtonsToRemove": ["sendChartToCloud"' in own
@@ -341,7 +343,7 @@ def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
     rows[5] = replaced(rows[5], architecture=hostile, accuracy=0.999, accuracy_low=0.99, accuracy_high=1.0)
     rows[1] = replaced(rows[1], control=f"{HOSTILE} everywhere")
     page = page_of(rows, tmp_path, title=HOSTILE, facts={HOSTILE: HOSTILE})
-    own = page.replace(report._plotly_js().decode(), "")
+    own = page.replace(plotly_js().decode(), "")
     assert "<script>alert" not in own
     assert "&lt;script&gt;alert" in hover_text(rows[5], (1,))
     assert "in_residual" in hover_text(rows[5], (1,))
