@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     from nas.space import SearchSpace
 
-FIGURES = ("pareto", "progress")
-"""Names of the figures of a study."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
@@ -93,24 +90,34 @@ class Found:
         return Choice(row=row, config=export.config(self.study, row))
 
     def figure(self, name: str = "pareto") -> Any:
-        """Return a ``plotly.graph_objects.Figure``.
+        """Return a ``plotly.graph_objects.Figure``, as the report shows it.
 
         Args:
-            name: ``pareto``, accuracy against latency; or ``progress``, how the dominated area grew over the trials.
+            name: ``pareto``, accuracy against latency; ``accuracy effects`` and ``latency effects``, what each block
+                does at each stage; ``progress``, how the dominated area grew; ``curves``, the learning curves;
+                ``coordinates``, every trial across the stages; ``macs``, latency against multiply-accumulates.
 
         Raises:
             ValueError: If there is no figure of that name, or there are too few trials for it.
         """
-        if name not in FIGURES:
-            raise ValueError(f"figure must be one of {', '.join(FIGURES)}, but got {name!r}")
-        rows = self.rows()
-        if len(rows) < 2:
-            raise ValueError(f"a figure takes two finished trials, but the study has {len(rows)}")
         from nas import report
 
-        if name == "pareto":
-            return report.pareto_figure(rows, title=self.name)
-        return report.progress_figure(rows, self.study.last_trial(), self.study.last_gain())
+        if name not in report.FIGURES:
+            raise ValueError(f"figure must be one of {', '.join(report.FIGURES)}, but got {name!r}")
+        story = report.tell(self.study)
+        if name not in report.drawable(story):
+            raise ValueError(f"too few trials have finished for the figure {name!r}: {len(story.rows)}")
+        return report.FIGURES[name](story)
+
+    def report(self, path: str | Path) -> None:
+        """Write ``report.html``, which explains the study in one file.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        from nas import report
+
+        report.write_report(report.tell(self.study, Path(path).parent), path)
 
     def close(self) -> None:
         """Close the database."""

@@ -11,13 +11,14 @@ from types import ModuleType
 from typing import NoReturn
 
 import nas
-from nas.verbs import backbones, blocks, costs, dashboard, export, retime, search, verify
+from nas.verbs import backbones, blocks, costs, dashboard, export, report, retime, search, verify
 from nas.verbs.common import DONE
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 """Exit statuses; that of what went well is :data:`nas.verbs.common.DONE`."""
 _OF_A_STUDY: dict[str, ModuleType] = {
     "search": search,
+    "report": report,
     "export": export,
     "dashboard": dashboard,
     "verify": verify,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from nas.protocol import Protocol
-from nas.study import Study
+
+if TYPE_CHECKING:
+    from nas.study import Study
 
 
 def _weights_words(protocol: Protocol) -> str:
@@ -30,7 +34,7 @@ def _trials_words(study: Study) -> str:
 
 def facts(study: Study) -> dict[str, str]:
     """Return what a reader of the study's figures must know about how they were made, in words."""
-    protocol, noise = study.protocol, study.seed_noise()
+    protocol, noise, period = study.protocol, study.seed_noise(), study.period()
     return {
         "Study": study.name,
         "Backbones": ", ".join(study.space["backbones"])
@@ -44,7 +48,19 @@ def facts(study: Study) -> dict[str, str]:
         + (f", weights averaged over {protocol.average_epochs} epochs" if protocol.average_epochs > 1 else "")
         + (", validated with mirror images" if protocol.mirror_validation else ""),
         "Latency": latency_words(protocol),
+        "Training device": protocol.device,
+        **({"Software": protocol.software} if protocol.software else {}),
+        "Split": f"cut with seed {protocol.split_seed}; indices in split.json, hash of images, labels and indices "
+        f"{protocol.data_hash}",
         "Trials": _trials_words(study),
+        **({"When": f"{period[0]:%Y-%m-%d %H:%M} to {period[1]:%Y-%m-%d %H:%M}"} if period is not None else {}),
+        **({"Limits": study.limits.describe()} if study.limits else {}),
         **({"Rungs": f"{'; '.join(study.rungs)}: what was stopped is no finished trial"} if study.rungs else {}),
         **({"Seed noise": noise.describe()} if noise is not None else {}),
     }
+
+
+def protocol_facts(study: Study) -> dict[str, str]:
+    """Return everything besides the architecture that could change a figure of the study, by its name in Python."""
+    values = study.protocol.to_dict()
+    return {name: "-" if value in ("", None, {}) else str(value) for name, value in values.items()}

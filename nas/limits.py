@@ -57,6 +57,13 @@ class Limits:
             texts.append(f"{cost.parameters:,} parameters, where {self.parameters:,} are allowed")
         return "; ".join(texts)
 
+    def describe(self) -> str:
+        """Return what is allowed, in words; empty where everything is."""
+        texts = [] if self.latency_ms is None else [f"at most {self.latency_ms:g} ms"]
+        texts += [] if self.slowdown is None else [f"at most {self.slowdown:+.1%} latency"]
+        texts += [] if self.parameters is None else [f"at most {self.parameters:,} parameters"]
+        return ", ".join(texts)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary of JSON values."""
         return dataclasses.asdict(self)

@@ -20,6 +20,7 @@ from nas.answer import (
     seed_half_width,
 )
 from nas.front import BARE, Row, bare_row, front, mark_front
+from nas.limits import Limits
 
 PLOT_SIZES_PX = ((290.0, 330.0), (1090.0, 420.0))
 """Width and height of the plotting area on a phone and on a desk; a label must be free on both."""
@@ -58,7 +59,9 @@ class ParetoData:
     recommended: Row | None
     """The recommended row, ``None`` where nothing has finished."""
     stages: tuple[int, ...]
-    """Every stage at which any row has a block."""
+    """Every stage at which any row has a block, and those that were named besides."""
+    limit_ms: float | None
+    """The latency beyond which nothing is trained; ``None`` for no such limit."""
     axes: Axes
     """Ranges that hold every point and every interval that is drawn."""
     ratio_ticks: list[tuple[float, str]]
@@ -67,14 +70,38 @@ class ParetoData:
     """Where the label of each control stands, by trial: pixels to the right of its marker and above it."""
 
 
-def pareto_data(rows: Iterable[Row]) -> ParetoData:
-    """Sort the rows into what the plot shows; needs no plotly."""
+def limit_ms(rows: Iterable[Row], limits: Limits | None) -> float | None:
+    """Return the latency beyond which nothing is trained, in ms; ``None`` for no such limit, or an unknown one."""
+    if limits is None:
+        return None
+    found = [] if limits.latency_ms is None else [limits.latency_ms]
+    bare = bare_row(rows)
+    if limits.slowdown is not None and bare is not None:
+        found.append(bare.latency_ms / bare.latency_ratio * (1 + limits.slowdown))
+    return min(found, default=None)
+
+
+def pareto_data(
+    rows: Iterable[Row], *, stages: Iterable[int] = (), limit_ms: float | None = None, turned_ms: Sequence[float] = ()
+) -> ParetoData:
+    """Sort the rows into what the plot shows; needs no plotly.
+
+    Args:
+        rows: The finished trials.
+        stages: Those that are named where nothing stands, besides those that any row uses.
+        limit_ms: Latency beyond which nothing is trained.
+        turned_ms: Latencies of what was timed and turned away.
+    """
     rows = mark_front(rows)
     bare = bare_row(rows)
     controls = sorted((row for row in rows if row.control), key=lambda row: (row.control != BARE, row.trial))
     marked = [row for row in rows if row.on_front or row.control]
+    # The limit belongs into the picture, unless everything is far from it.
+    slowest = max((row.latency_ms for row in rows), default=0.0)
+    near = [limit_ms] if limit_ms is not None and limit_ms <= 1.5 * slowest else []
+    near += [min(max(turned_ms), 1.2 * limit) for limit in near if turned_ms]
     axes = Axes(
-        _padded([row.latency_ms for row in rows] + [end for row in marked for end in latency_interval(row)]),
+        _padded([row.latency_ms for row in rows] + [end for row in marked for end in latency_interval(row)] + near),
         _padded([100 * row.accuracy for row in rows] + [100 * end for row in marked for end in accuracy_interval(row)]),
     )
     return ParetoData(
@@ -83,7 +110,8 @@ def pareto_data(rows: Iterable[Row]) -> ParetoData:
         bare=bare,
         controls=controls,
         recommended=recommend(rows).row if rows else None,
-        stages=tuple(sorted({placement.stage for row in rows for placement in row.architecture.placements})),
+        stages=tuple(sorted({*stages, *(each.stage for row in rows for each in row.architecture.placements)})),
+        limit_ms=limit_ms,
         axes=axes,
         ratio_ticks=_ratio_ticks(axes.x, bare.latency_ms / bare.latency_ratio) if bare else [],
         labels=_place_labels(controls, rows, axes),
@@ -175,6 +203,9 @@ def hover_text(row: Row, stages: Sequence[int], bare: Row | None = None) -> str:
         blocks.setdefault(placement.stage, []).append(" ".join([placement.block, *where, *options]))
     named = f" ({row.control})" if row.control else ""
     lines = [f"<b>trial {row.trial}{escape(named)}</b>"]
+    lines += (
+        ["  ".join(f"{stage} {'■' if names else '□'}" for stage, names in sorted(blocks.items()))] if blocks else []
+    )
     lines += [f"stage {stage}: {escape(' + '.join(names) or 'none')}" for stage, names in sorted(blocks.items())]
     seeds = f" (mean of {row.seeds} seeds)" if row.seeds > 1 else ""
     lines += [f"accuracy {accuracy_text(row)} %{seeds}", f"latency {ms_text(row.latency_ms)} ms"]

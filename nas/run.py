@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from nas import export, files, report
-from nas.answer import recommend
-from nas.confirm import with_probabilities
+from nas.command import command
 from nas.evaluation import EvaluationError
-from nas.facts import facts
 from nas.settings import Settings, declared_space, made_for_data, make_protocol
 from nas.study import Chooser, Confirmation, Judge, Outcome, RunFailed, Study, confirm, run
 from nas.workers import crew
@@ -56,7 +54,7 @@ def search(
     on_trial: Callable[[Study], None] | None = None,
     on_replicate: Callable[[Architecture, Replicate], None] | None = None,
 ) -> Result:
-    """Search, and write the study's files: front.csv, pareto.html, best.json, split.json.
+    """Search, and write the study's files: front.csv, report.html, pareto.html, best.json, split.json.
 
     They are written again after a trial, unless that would take more than :data:`nas.files.SHARE` of the time; and at
     the end, be it Ctrl-C.
@@ -189,7 +187,7 @@ def _ready(settings: Settings, on_weights: Callable[[str], None] | None = None, 
         space=resolved,
         protocol=trainer.protocol,
         limits=settings.limits,
-        inputs=settings.inputs,
+        inputs={**settings.inputs, "command": command(settings)},
     )
     files.replace(settings.folder / "split.json", json.dumps(splits.record()).encode())
     return _Ready(
@@ -313,16 +311,17 @@ def _warmed(trainer: Trainer, settings: Settings, backbone: str, on_weights: Cal
 
 
 def write_files(study: Study, folder: Path) -> None:
-    """Write the study's front, plot and best config, each whole or not at all."""
-    rows = with_probabilities(study.rows())
-    report.write_front_csv(rows, folder / "front.csv")
+    """Write the study's front, pages and best config, each whole or not at all."""
+    story = report.tell(study, folder)
+    report.write_front_csv(story.rows, folder / "front.csv")
     report.write_pareto(
-        rows,
+        story.rows,
         folder / "pareto.html",
         title=study.name,
-        facts=facts(study),
-        last_trial=study.last_trial(),
-        gained=study.last_gain(),
+        facts=story.facts,
+        spent=story.spent,
+        gained=story.gained,
     )
-    if rows:
-        export.write(export.config(study, recommend(rows).row), folder / "best.json")
+    report.write_report(story, folder / "report.html")
+    if story.answer is not None:
+        export.write(export.config(study, story.answer.row), folder / "best.json")

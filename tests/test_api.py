@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import nas
+from nas import report
+from nas.cli import main
 from nas.settings import Settings, declared_space
 from nas.study import StudyError
 
@@ -56,7 +58,7 @@ def test_a_choice_builds_and_exports_the_same(study: nas.Found, tmp_path: Path, 
     assert sum(parameter.numel() for parameter in model.parameters()) == choice.row.parameters
 
 
-@pytest.mark.parametrize("name", ["pareto", "progress"])
+@pytest.mark.parametrize("name", report.FIGURES)
 def test_figures_are_plotly_s(study: nas.Found, name: str) -> None:
     import plotly.graph_objects as go
 
@@ -66,7 +68,7 @@ def test_figures_are_plotly_s(study: nas.Found, name: str) -> None:
 
 
 def test_what_is_not_there_is_named(study: nas.Found, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="figure must be one of pareto, progress, but got 'loss'"):
+    with pytest.raises(ValueError, match="figure must be one of pareto, accuracy effects, .*, macs, but got 'loss'"):
         study.figure("loss")
     with pytest.raises(ValueError, match="no finished trial has the number 99"):
         study.best("trial:99")
@@ -111,3 +113,21 @@ def test_the_example_runs(tmp_path: Path) -> None:
     assert "the same logits: True" in done.stdout
     assert (tmp_path / "knee.json").exists()
     assert (tmp_path / "front.html").stat().st_size > 10_000
+
+
+def test_the_verb_writes_the_pages_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (folder / "small").iterdir():
+        path.unlink()
+    assert main(["report", "--studies", str(folder)]) == 0
+    assert f"wrote {folder / 'small' / 'report.html'}" in capsys.readouterr().out
+    written = sorted(path.name for path in (folder / "small").iterdir())
+    assert written == ["best.json", "front.csv", "pareto.html", "report.html"]
+    page = (folder / "small" / "report.html").read_text(encoding="utf-8")
+    assert "the whole protocol" in page.lower()
+    assert main(["report", "--studies", str(folder), "--study", "large"]) == 2
+    assert "no study 'large' in the database" in capsys.readouterr().err
+
+
+def test_a_study_writes_its_report(study: nas.Found, tmp_path: Path) -> None:
+    study.report(tmp_path / "page.html")
+    assert study.answer.split(";")[0][:40] in (tmp_path / "page.html").read_text(encoding="utf-8")

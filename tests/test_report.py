@@ -220,6 +220,7 @@ def test_hover_tells_the_placement_of_every_stage() -> None:
     )
     assert hover_text(row, (1, 2, 4)).split("<br>") == [
         "<b>trial 4</b>",
+        "1 □  2 ■  4 □",
         "stage 1: none",
         "stage 2: se reduction=8",
         "stage 4: none",
@@ -254,18 +255,21 @@ def test_figure_marks_front_controls_and_recommendation() -> None:
 
 def test_progress_shows_the_area_and_its_last_growth() -> None:
     rows = make_rows(40)
-    figure = progress_figure(reversed(rows))
+    spent = {trial: 1.5 * (trial + 1) for trial in range(40)}
+    figure = progress_figure(reversed(rows), spent)
     (trace,) = figure.data
-    assert list(zip(trace.x, trace.y, strict=True)) == [(trial, 100 * share) for trial, share in history(rows)]
+    known = [(spent[trial], 100 * share) for trial, share in history(rows)]
+    assert list(zip(trace.x, trace.y, strict=True)) == known
     assert trace.line.shape == "hv"
     gain = last_gain(rows)
     assert 0 < gain < 39
     (line,) = figure.layout.shapes
-    assert (line.x0, line.x1, line.line.dash) == (gain, gain, "dot")
+    assert (line.x0, line.x1, line.line.dash) == (spent[gain], spent[gain], "dot")
     (words,) = figure.layout.annotations
-    assert (words.x, words.text) == (gain, f"front last grew beyond noise: trial {gain}")
+    assert (words.x, words.text) == (spent[gain], f"front last grew beyond noise: trial {gain}")
     assert figure.layout.yaxis.range[0] == 0 < 100 < figure.layout.yaxis.range[1]
-    assert figure.layout.xaxis.range[0] < 0 < 39 < figure.layout.xaxis.range[1]
+    assert figure.layout.xaxis.range[0] == 0 < 60 < figure.layout.xaxis.range[1]
+    assert list(progress_figure(rows).data[0].x) == list(range(1, 41))
 
 
 @pytest.mark.parametrize("size", pareto.PLOT_SIZES_PX)
@@ -280,16 +284,16 @@ def test_the_label_of_the_last_growth_stays_on_the_screen(size: tuple[float, flo
 
 def test_progress_goes_on_while_trainings_are_stopped() -> None:
     rows = make_rows(6)
-    whole = list(progress_figure(rows).data[0].x)
-    longer = progress_figure(rows, last_trial=whole[-1] + 5).data[0]
-    assert list(longer.x) == [*whole, whole[-1] + 5]
+    spent = {trial: trial + 1.0 for trial in range(6)}
+    longer = progress_figure(rows, {**spent, 6: 6.5, 7: 7.0}).data[0]
+    assert list(longer.x) == [*spent.values(), 7.0]
     assert list(longer.y)[-1] == 100
-    assert list(progress_figure(rows, last_trial=whole[-1]).data[0].x) == whole
+    assert list(progress_figure(rows, spent).data[0].x) == list(spent.values())
 
 
 def test_the_mark_of_the_last_growth_may_be_the_study_s_own() -> None:
     (line,) = progress_figure(make_rows(6), gained=2).layout.shapes
-    assert line.x0 == line.x1 == 2
+    assert line.x0 == line.x1 == 3  # that of the third training
 
 
 @pytest.mark.parametrize(("count", "drawn"), [(0, False), (1, False), (2, True), (50, True)])

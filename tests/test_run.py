@@ -95,7 +95,8 @@ def test_every_evaluation_says_how_it_was_made(result: Result) -> None:
 
 
 def test_the_files(result: Result, folder: Path) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == ["best.json", "front.csv", "pareto.html", "split.json"]
+    names = ["best.json", "front.csv", "pareto.html", "report.html", "split.json"]
+    assert sorted(path.name for path in folder.iterdir()) == names
     with (folder / "front.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["architecture"] for row in rows] == [row.architecture.id for row in result.study.rows()]

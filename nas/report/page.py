@@ -1,8 +1,57 @@
-"""What the pages look like."""
+"""What every page is made of: one file, which needs no network."""
 
 from __future__ import annotations
 
-HEAD = """<meta name="viewport" content="width=device-width, initial-scale=1"><style>
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+
+from nas import files
+from nas.report.look import plotly_js
+
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "base-uri 'none'; form-action 'none'"
+)
+"""What the browser may load: nothing that does not stand in the file. So nothing can leave the machine either."""
+
+
+def write_page(path: str | Path, *, title: str, body: str, with_plots: bool, css: str = "") -> None:
+    """Write a page, whole or not at all.
+
+    Args:
+        path: The file to write; its folder is made if it does not exist.
+        title: What the browser's tab says.
+        body: HTML.
+        with_plots: Whether plotly.js is needed, which is 5 MB.
+        css: Style beyond that of every page.
+    """
+    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+    head += f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+    head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    script = b"<script>" + plotly_js() + b"</script>" if with_plots else b""
+    styled = f"{head}<style>{CSS}{css}</style>".encode()
+    files.replace(path, styled + script + f"</head><body>{body}</body></html>\n".encode())
+
+
+def facts_list(facts: Mapping[str, str]) -> str:
+    """Return names and values as an HTML list."""
+    entries = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+    return f"<dl>{entries}</dl>"
+
+
+FRONT_NOTE = """<p class="note">Up and to the left is better. Bars are 95 % intervals: of the accuracy, for the number
+of validation images and, where the table has ±, for the training seed; of the latency, that of its ratio to the bare
+backbone. They do not hold that the best of many trials is shown. Move over a point, or touch it, to see where its
+blocks stand.</p>
+<noscript><p class="note">The plot needs JavaScript; the table holds the same front.</p></noscript>"""
+
+PROGRESS_NOTE = """<p class="note">The dominated area is what of the plot above lies below and to the right of the
+trials so far, up to a reference point a tenth of the front's extent below its least accurate and beyond its slowest
+member; the front grows beyond noise with a trial whose accuracy no trial that is at most as slow, up to the growth
+before, reaches within one standard error.</p>"""
+
+CSS = """
 html { overflow-y: scroll; }
 body { font: 16px/1.5 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; color: #222; background: #fff;
   max-width: 1200px; margin: 0 auto; padding: 16px; overflow-wrap: break-word; }
@@ -15,11 +64,11 @@ th { border-bottom: 2px solid #888; } tr.best { background: #f3f7fa; } tr.break 
 .badge { border: 1px solid #777; border-radius: 4px; padding: 0 .3rem; font-size: .8rem; white-space: nowrap; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: 0; font-size: .9rem; }
 dt { color: #555; } dd { margin: 0; }
-@media (max-width: 720px) {
+@media screen and (max-width: 720px) {
   body { padding: 12px; } .plot { height: 560px; margin: 0 -8px; }
   thead { display: none; } tr { display: block; padding: .5rem 0; border-bottom: 1px solid #bbb; }
   td { display: flex; gap: .75rem; border: 0; padding: .1rem .25rem; }
   td[data-name]::before { content: attr(data-name); color: #555; flex: 0 0 7.5rem; }
 }
 @media print { .plot { break-inside: avoid; } }
-</style>"""
+"""

@@ -7,6 +7,7 @@ from nas.study.ledger import Study
 from nas.study.loop import Outcome, RunFailed, run
 from nas.study.sampler import SAMPLERS, resolve_sampler
 from nas.study.storage import study_names
+from nas.study.trials import Rejected, Stopped
 
 __all__ = [
     "SAMPLERS",
@@ -14,7 +15,9 @@ __all__ = [
     "Confirmation",
     "Judge",
     "Outcome",
+    "Rejected",
     "RunFailed",
+    "Stopped",
     "Study",
     "StudyError",
     "attempt",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,6 +187,34 @@ class Record:
             Stopped(trial.number, self.architecture(trial), reason_of(trial), curve_of(trial))
             for trial in sorted(still_stopped(self._trials()), key=lambda trial: trial.number)
         ]
+
+    def curves(self) -> dict[int, tuple[float, ...]]:
+        """Return the validation accuracy after each epoch, by the number of the first trial that finished it."""
+        evaluations = self._evaluations()
+        first = {id_of(trial): trial.number for trial in reversed(self._trials(TrialState.COMPLETE))}
+        return {number: evaluations[key].curve for key, number in sorted(first.items(), key=lambda pair: pair[1])}
+
+    def spent(self) -> dict[int, float]:
+        """Return how many whole trainings were done up to each trial, itself among them, in the order of the trials.
+
+        Those that were stopped count as the share of their epochs, and those that were taken up again once.
+        """
+        epochs, total = self.protocol.epochs, 0
+        had: dict[str, int] = {}
+        paid: dict[int, float] = {}
+        for trial in self._trained():
+            key = id_of(trial)
+            now = len(curve_of(trial)) if was_stopped(trial) else epochs
+            total += max(0, now - had.get(key, 0))
+            had[key] = max(now, had.get(key, 0))
+            paid[trial.number] = total / epochs
+        return paid
+
+    def period(self) -> tuple[datetime, datetime] | None:
+        """Return when the first trial began and when the last one ended, in local time; None before that."""
+        ends = [trial.datetime_complete for trial in self._trials() if trial.datetime_complete is not None]
+        starts = [trial.datetime_start for trial in self._trials() if trial.datetime_start is not None]
+        return (min(starts), max(ends)) if starts and ends else None
 
     def trainings(self) -> list[Training]:
         """Return the learning curves of the finished trials."""

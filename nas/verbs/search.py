@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     where = ["--studies", settings.studies] if settings.studies != "studies" else []
     # The URL is not repeated: it may hold a password.
     same = shlex.join(["--study", study.name, *where]) + (" --storage URL" if settings.storage else "")
-    print(f"\nnext:\n  open {settings.folder / 'pareto.html'}")
+    print(f"\nnext:\n  open {settings.folder / 'report.html'}")
     print(f"  python run_search.py dashboard {same}")
     print(f"  python run_search.py export {same} --out best.json")
     print(f"  python run_search.py verify {same}")

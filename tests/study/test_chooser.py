@@ -243,3 +243,31 @@ def test_it_keeps_to_the_limits(tmp_path: Path) -> None:
 def test_rungs_that_it_cannot_keep_to_are_refused(tmp_path: Path, rungs: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Chooser(create(tmp_path), toy.space(), Rungs(epochs=rungs), seed=0)
+
+
+def test_what_was_spent_up_to_each_trial(ended: tuple[Study, Outcome, Trainings]) -> None:
+    study = ended[0]
+    spent = study.spent()
+    assert list(spent) == sorted(spent)
+    steps = np.diff([0.0, *spent.values()])
+    again = {trial.number for trial in study._trials() if trial.user_attrs.get(RESUMES)}
+    stopped = {each.trial for each in study.stopped()}
+    for number, step in zip(spent, steps, strict=True):
+        whole = 0.5 if number in again or number in stopped else None  # two of the four epochs were there, or are left
+        assert step == pytest.approx(whole or (0.5 if number not in study.curves() else 1.0))
+    assert spent[max(spent)] == pytest.approx(study.tally().spent)
+
+
+def test_curves_are_those_of_the_finished(ended: tuple[Study, Outcome, Trainings]) -> None:
+    study = ended[0]
+    rows = {row.trial: row.architecture for row in study.rows()}
+    curves = study.curves()
+    assert list(curves) == sorted(rows)
+    assert all(curve == outcome_of(rows[trial]).curve for trial, curve in curves.items())
+
+
+def test_when_it_was_made(ended: tuple[Study, Outcome, Trainings], tmp_path: Path) -> None:
+    period = ended[0].period()
+    assert period is not None
+    assert period[0] < period[1]
+    assert create(tmp_path).period() is None
