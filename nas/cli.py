@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import NoReturn
 
 import nas
-from nas.verbs import backbones, blocks, costs, dashboard, export, report, retime, search, verify
+from nas.verbs import backbones, blocks, costs, dashboard, explain, export, report, retime, search, verify
 from nas.verbs.common import DONE
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
@@ -23,6 +23,7 @@ _OF_A_STUDY: dict[str, ModuleType] = {
     "dashboard": dashboard,
     "verify": verify,
     "retime": retime,
+    "explain": explain,
 }
 _OTHERS: dict[str, ModuleType] = {"blocks": blocks, "costs": costs, "backbones": backbones}
 _MODULES = {**_OF_A_STUDY, **_OTHERS}
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(_MODULES[arguments.verb].run(arguments))
     except KeyboardInterrupt:
-        resumes = arguments.verb in ("search", "verify")
+        resumes = arguments.verb in ("search", "verify", "explain")
         goes_on = "; the same command goes on where this one stopped" if resumes else ""
         print(f"\ninterrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED

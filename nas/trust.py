@@ -178,7 +178,7 @@ def _architectures(trust: Trust) -> str:
         figures = (accuracy_text(row), test, f"{100 * entry.val:.2f}", ratio_text(row), count_text(row.parameters))
         lines.append((str(row.trial), entry.role, *figures))
     blocks = [f"- trial {entry.row.trial}: {entry.row.architecture.describe()}" for entry in trust.entries]
-    return "\n".join([_table(header, lines), "", *blocks])
+    return "\n".join([table(header, lines), "", *blocks])
 
 
 def _ranking(trust: Trust) -> str:
@@ -193,7 +193,7 @@ def _ranking(trust: Trust) -> str:
         notes.append(f"The noise of the full trainings leaves any ranker a correlation of about {trust.ceiling:.2f}.")
     if verdict(trust.scores[PROXY][0]) != "reliable":
         notes.append("More architectures (--top, --others) narrow the intervals.")
-    return "\n".join([_table(header, lines), "", *notes])
+    return "\n".join([table(header, lines), "", *notes])
 
 
 def _costs(trust: Trust) -> list[str]:
@@ -229,7 +229,7 @@ def _correlation_text(correlation: Correlation) -> str:
     return f"{correlation.value:.2f} [{correlation.low:.2f}, {correlation.high:.2f}]"
 
 
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table whose columns are aligned, so that it can be read on a terminal too."""
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
     rows = [header, ["-" * width for width in widths], *lines]

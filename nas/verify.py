@@ -182,7 +182,7 @@ def splits_of(study: Study, place: str | None = None) -> Splits:
     """
     from nas import data
 
-    inputs = _inputs(study)
+    inputs = inputs_of(study)
     asked: dict[str, Any] = {name: inputs[name] for name in ("data_dir", "limit", "resolution", "seed")}
     source = inputs["data"]
     if place is not None and asked["data_dir"] is not None:
@@ -198,7 +198,12 @@ def splits_of(study: Study, place: str | None = None) -> Splits:
     return splits
 
 
-def _inputs(study: Study) -> dict[str, Any]:
+def inputs_of(study: Study) -> dict[str, Any]:
+    """Return how the study's data and trained weights were asked for.
+
+    Raises:
+        ValueError: If nobody noted that.
+    """
     if study.inputs is None:
         raise ValueError(
             f"study {study.name!r} does not say where its data lie; resume it once with the settings it was made with"
@@ -213,7 +218,7 @@ def _trainer(study: Study, splits: Splits, device_name: str) -> Trainer:
     from nas.latency import device_words
     from nas.trainer import Trainer
 
-    protocol, inputs = study.protocol, _inputs(study)
+    protocol, inputs = study.protocol, inputs_of(study)
     (backbone,) = study.space["backbones"]
     device = proxy.select_device(device_name)
     weights = None

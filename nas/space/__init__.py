@@ -9,6 +9,7 @@ from nas.space.declaration import SearchSpace
 from nas.space.loading import load, names
 from nas.space.resolved import REMOVE, UNIFORM_CONTROLS, Choose, Control, ResolvedSpace
 from nas.space.site import Site, Values
+from nas.space.stored import restored
 
 __all__ = [
     "NONE",
@@ -22,4 +23,5 @@ __all__ = [
     "Values",
     "load",
     "names",
+    "restored",
 ]

@@ -2,6 +2,7 @@
 
 from nas.study.binding import StudyError, check_name
 from nas.study.confirmation import Confirmation, attempt, confirm
+from nas.study.joining import join
 from nas.study.judge import Chooser, Judge
 from nas.study.ledger import Study
 from nas.study.loop import Outcome, RunFailed, run
@@ -23,6 +24,7 @@ __all__ = [
     "attempt",
     "check_name",
     "confirm",
+    "join",
     "resolve_sampler",
     "run",
     "study_names",

@@ -19,7 +19,7 @@ from nas.study.binding import RUNGS, bind, check_name
 from nas.study.record import Record, close
 from nas.study.sampler import Distribution, Proposal, distributions
 from nas.study.storage import connect, lock
-from nas.study.trials import CURVE, INTERRUPTED, RESUMES, id_of, params_of, was_stopped
+from nas.study.trials import CURVE, EXPLAINS, INTERRUPTED, RESUMES, checks, id_of, params_of, was_stopped
 from nas.study.worker import Worker, is_dead
 
 AGAIN = "tried_again"
@@ -27,7 +27,7 @@ AGAIN = "tried_again"
 MOST_DEATHS = 3
 """So many workers may die with one architecture: it is then the cause, as one that takes more memory than there is."""
 _DEATHS = "deaths"
-_PROPOSED = ("architecture", "placements", "control", "memory", RESUMES, AGAIN, _DEATHS)
+_PROPOSED = ("architecture", "placements", "control", "memory", RESUMES, EXPLAINS, AGAIN, _DEATHS)
 """Attributes that a trial has from its proposal, and hands on when it has to be repeated."""
 
 
@@ -78,9 +78,15 @@ class Study(Record):
             attributes["memory"] = dict(proposal.memory)
         if proposal.resumes:
             attributes[RESUMES] = True
+        if proposal.explains is not None:
+            attributes[EXPLAINS] = proposal.explains
+        questions = distributions(space, params)
+        if proposal.explains is not None:  # from a space that was read back: what was asked before is asked alike
+            asked = {name: each for trial in self._trials() for name, each in trial.distributions.items()}
+            questions = {name: asked.get(name, each) for name, each in questions.items()}
         # In one transaction: to queue it, to ask for it and to suggest each parameter takes a dozen, and three times as
         # long, and leaves a trial without its attributes if the process is killed between two of them.
-        return self._begin(params, distributions(space, params), attributes)
+        return self._begin(params, questions, attributes)
 
     def _begin(
         self, params: dict[str, Any], questions: dict[str, Distribution], attributes: dict[str, Any]
@@ -182,9 +188,11 @@ class Study(Record):
     def retry(self, trial: FrozenTrial | optuna.Trial, noted: Mapping[str, Any] | None = None) -> None:
         """Queue a trial's architecture again, with further attributes, unless another trial has it.
 
-        Call it under :meth:`lock`.
+        What checks another trial is not queued: it is for those who asked to ask again. Call it under :meth:`lock`.
         """
         frozen = self._trials()[trial.number]
+        if checks(frozen):
+            return
         others = self._trials(TrialState.WAITING, TrialState.RUNNING)
         in_work = {id_of(other) for other in others if other.number != frozen.number}
         if id_of(frozen) not in in_work and not self._is_done(frozen):

@@ -95,7 +95,7 @@ def run(
         raise ValueError(f"patience must be at least 1 trial, but got {patience}")
     resolve_sampler(sampler)
     alike: list[optuna.Trial] = []
-    last: _Failure | None = None
+    last: Failure | None = None
     with Worker(study.store) as worker:
         while True:
             trial, outcome = _next(study, worker, space, budget, sampler=sampler, seed=seed, patience=patience)
@@ -104,7 +104,7 @@ def run(
             if trial is None:
                 time.sleep(POLL_SECONDS)
                 continue
-            failure = _evaluate(study, trial, evaluate)
+            failure = evaluate_trial(study, trial, evaluate)
             if on_trial is not None:
                 on_trial(study)
             again = failure is not None and last is not None and failure.kind == last.kind
@@ -115,7 +115,9 @@ def run(
 
 
 @dataclass(frozen=True)
-class _Failure:
+class Failure:
+    """Why a trial failed."""
+
     reason: str
     is_expected: bool
     """Whether evaluations are known to fail like that."""
@@ -126,7 +128,7 @@ class _Failure:
         return re.sub(r"\d[\d.]*", "#", self.reason)
 
 
-def _give_up(study: Study, alike: list[optuna.Trial], failure: _Failure) -> None:
+def _give_up(study: Study, alike: list[optuna.Trial], failure: Failure) -> None:
     """Raise RunFailed if so many failures alike cannot be because of the architectures."""
     among_finished = failure.is_expected and study.finished() > 0
     if among_finished and len(alike) < SAME_AMONG_FINISHED:
@@ -171,7 +173,7 @@ def _next(
         return None, None if tally.running else dataclasses.replace(outcome, exhausted=True)
 
 
-def _evaluate(study: Study, trial: optuna.Trial, evaluate: Callable[[Architecture], Evaluation]) -> _Failure | None:
+def evaluate_trial(study: Study, trial: optuna.Trial, evaluate: Callable[[Architecture], Evaluation]) -> Failure | None:
     """Evaluate a trial's architecture and record what came of it. Returns the failure, if it is one."""
     architecture = study.architecture(trial)
     try:
@@ -187,7 +189,7 @@ def _evaluate(study: Study, trial: optuna.Trial, evaluate: Callable[[Architectur
         study.stop(trial, stopped)
         return None
     except EvaluationError as error:
-        failure = _Failure(reason_of(error), is_expected=True)
+        failure = Failure(reason_of(error), is_expected=True)
     except DATABASE_ERRORS:
         # The database failed and not the architecture. If it is back already the trial is queued again; else it is
         # repaired when the search goes on, as one whose worker died.
@@ -195,7 +197,7 @@ def _evaluate(study: Study, trial: optuna.Trial, evaluate: Callable[[Architectur
             study.requeue(trial, "the database failed")
         raise
     except Exception as error:  # one bad architecture must not end a night's search; three alike do
-        failure = _Failure(reason_of(error), is_expected=False)
+        failure = Failure(reason_of(error), is_expected=False)
     else:
         study.finish(trial, evaluation)
         return None
@@ -204,7 +206,7 @@ def _evaluate(study: Study, trial: optuna.Trial, evaluate: Callable[[Architectur
     return failure
 
 
-def _try_once_more(study: Study, trial: optuna.Trial, failure: _Failure) -> None:
+def _try_once_more(study: Study, trial: optuna.Trial, failure: Failure) -> None:
     """Queue an architecture once more that had no memory, if others may have taken it: it need not be the cause."""
     if OUT_OF_MEMORY in failure.reason and not trial.user_attrs.get(AGAIN):
         with study.lock():

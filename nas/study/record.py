@@ -26,9 +26,11 @@ from nas.study.rows import make_row, noise_of
 from nas.study.sampler import Known
 from nas.study.storage import connect_existing
 from nas.study.trials import (
+    EXPLAINS,
     Rejected,
     Stopped,
     Tally,
+    checks,
     curve_of,
     id_of,
     reason_of,
@@ -244,13 +246,17 @@ class Record:
     def since_gain(self) -> float:
         """Return how much was trained since :meth:`last_gain`, in whole trainings.
 
-        The controls do not count: nobody proposed them.
+        The controls do not count, nor what checks another trial: nobody proposed them.
         """
         trained = {id_of(trial): trial for trial in self._trained()}
         gained = self.last_gain()
         if gained is None:
             return 0
-        since = [trial for trial in trained.values() if trial.number > gained and "control" not in trial.user_attrs]
+        since = [
+            trial
+            for trial in trained.values()
+            if trial.number > gained and "control" not in trial.user_attrs and not checks(trial)
+        ]
         epochs = self.protocol.epochs
         return sum(len(curve_of(trial)) if was_stopped(trial) else epochs for trial in since) / epochs
 
@@ -273,6 +279,30 @@ class Record:
     def was_stopped(self, identifier: str) -> bool:
         """Tell whether the training of an architecture was stopped at a rung before."""
         return any(id_of(trial) == identifier and was_stopped(trial) for trial in self._trials(TrialState.PRUNED))
+
+    def ending(self, architecture: Architecture) -> str | None:
+        """Return nothing in words if an architecture is finished, the limits that it exceeds if it is beyond them.
+
+        None if neither is known, also where it failed or where its training was stopped.
+        """
+        ended = [trial for trial in self._trials(TrialState.COMPLETE, TrialState.PRUNED) if not was_stopped(trial)]
+        mine = [trial for trial in ended if id_of(trial) == architecture.id]
+        if not mine:
+            return None
+        return "" if any(trial.state == TrialState.COMPLETE for trial in mine) else reason_of(mine[-1])
+
+    def joined(self, trial: int) -> list[int]:
+        """Return the numbers of the finished trials that joined the study to check another one."""
+        return [
+            other.number
+            for other in self._trials(TrialState.COMPLETE)
+            if checks(other) and other.user_attrs[EXPLAINS] == trial
+        ]
+
+    def in_work(self, architecture: Architecture) -> int | None:
+        """Return the number of the trial in which an architecture is being evaluated just now; None for none."""
+        running = self._trials(TrialState.RUNNING)
+        return next((trial.number for trial in running if id_of(trial) == architecture.id), None)
 
     def _evaluations(self) -> dict[str, Evaluation]:
         """Return all that is known under the protocol, by architecture id, in multiples of one bare latency.

@@ -74,6 +74,8 @@ class Proposal:
     resumes: bool = False
     """Whether its training was stopped early, and is to be taken up again."""
     memory: Mapping[str, Any] = field(default_factory=dict)
+    explains: int | None = None
+    """Number of the trial whose blocks are being checked with it; None for what the search itself wants."""
 
 
 def resolve_sampler(name: str) -> str:

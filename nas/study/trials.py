@@ -20,6 +20,10 @@ CURVE = "curve"
 RESUMES = "resumes"
 """Attribute of a trial whose architecture was stopped in another one: its training is taken up again."""
 
+EXPLAINS = "explains"
+"""Attribute of a trial that nobody proposed: number of the one whose blocks it checks. The search does not pay for it.
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
@@ -30,13 +34,18 @@ class Tally:
     stopped: int
     """Distinct architectures whose training was stopped at a rung, and that no other trial has finished."""
     paid: int
-    """Epochs that both were trained; one that was stopped and then finished counts as one whole training."""
+    """Epochs that both were trained; one that was stopped and then finished counts as one whole training.
+
+    What checks another trial is not paid by the search: it would end earlier for every question that was asked of it.
+    """
     epochs: int
     """Epochs of a whole training."""
     rejected: int
     """Architectures that were beyond the limits, one after the other, since the last one that was not."""
     running: int
     """Trials in work."""
+    checking: int
+    """How many of them check another trial."""
     waiting: int
     """Trials that were cut off and wait to be repeated."""
     known: list[Known]
@@ -52,7 +61,8 @@ class Tally:
 
         In whole epochs: shares of trainings do not add up to one without rounding.
         """
-        return self.paid + (self.running * self.epochs if with_running else 0) >= budget * self.epochs
+        coming = (self.running - self.checking) * self.epochs if with_running else 0
+        return self.paid + coming >= budget * self.epochs
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,11 @@ def still_stopped(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for key, trial in ended.items() if was_stopped(trial) and key not in finished]
 
 
+def checks(trial: FrozenTrial) -> bool:
+    """Tell whether a trial checks the blocks of another one, and was not proposed by the search."""
+    return EXPLAINS in trial.user_attrs
+
+
 def curve_of(trial: FrozenTrial) -> tuple[float, ...]:
     """Return the learning curve of a trial that was stopped, as far as it goes."""
     return tuple(trial.user_attrs[CURVE])
@@ -144,7 +159,7 @@ def _known(trial: FrozenTrial, evaluation: Evaluation | None) -> Known:
     )
 
 
-def _last_rejected(trials: list[FrozenTrial]) -> int:
+def _last_rejected(trials: Sequence[FrozenTrial]) -> int:
     """Return how many trials were beyond the limits since the last one that was trained."""
     count = 0
     for trial in trials:
@@ -164,15 +179,18 @@ def tally(trials: Sequence[FrozenTrial], evaluations: Mapping[str, Evaluation], 
         epochs: Epochs of a whole training.
     """
     trials = [trial for trial in trials if not was_cut_off(trial)]
-    finished = {id_of(trial) for trial in trials if trial.state == TrialState.COMPLETE}
-    begun = {id_of(trial): len(curve_of(trial)) for trial in trials if was_stopped(trial)}
+    own = [trial for trial in trials if not checks(trial)]
+    finished = {id_of(trial) for trial in own if trial.state == TrialState.COMPLETE}
+    begun = {id_of(trial): len(curve_of(trial)) for trial in own if was_stopped(trial)}
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     return Tally(
-        finished=len(finished),
+        finished=len({id_of(trial) for trial in trials if trial.state == TrialState.COMPLETE}),
         stopped=len(still_stopped(trials)),
         paid=len(finished) * epochs + sum(begun[key] for key in begun.keys() - finished),
         epochs=epochs,
-        rejected=_last_rejected(trials),
-        running=sum(trial.state == TrialState.RUNNING for trial in trials),
+        rejected=_last_rejected(own),
+        running=len(running),
+        checking=sum(map(checks, running)),
         waiting=sum(trial.state == TrialState.WAITING for trial in trials),
         known=[_known(trial, evaluations.get(id_of(trial))) for trial in trials],
     )
