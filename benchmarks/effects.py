@@ -1,6 +1,6 @@
 """Do the effect map's intervals hold what they should, and is it closer to the truth than what is simpler?
 
-    python benchmarks/effects.py                 # made-up studies, whose truth is known: about a minute
+    python benchmarks/effects.py                 # made-up studies, whose truth is known: some minutes
     python benchmarks/effects.py --table         # searches on the table of trained architectures (benchmarks/attnbench)
 
 A made-up study is 10 blocks with options on 4 stages, searched at random or by changing what was best so far, with 400
@@ -8,7 +8,11 @@ validation images and a standard deviation of 1 point between seeds. Its truth i
 or saturates and has interactions. Printed are how often the 95 % intervals hold the truth - what the block alone does
 to the bare backbone - their median width, and the root mean square error of the effects over that of ordinary least
 squares on the same rows (cells as dummies; of all solutions the shortest) and over that of marginal means (rows with
-the cell minus rows without).
+the cell minus rows without). "Pairs" are the intervals of the mean over matched pairs, held against the true one.
+
+On the table nothing is made up: a search sees one seed on the validation images, and the truth is the other seed on the
+test images. That has noise of its own, so it is also told how often intervals hold it that are widened by as much. The
+true latencies are least squares over all of the table, as one timing alone is off by some points.
 """
 
 from __future__ import annotations
@@ -99,9 +103,7 @@ def simulated(kind: str, search: str, count: int, studies: int, known_seeds: boo
 def table(counts: Sequence[int], searches: int) -> None:
     """Print how close the map of searches on the table of trained architectures is to the table.
 
-    A search sees one seed on the validation images; the truth is the other seed on the test images, so nothing is
-    shared. As that has noise of its own, which all cells of a search share by the bare backbone, it is also told how
-    often intervals hold it that are widened by this noise.
+    Of the truth's noise the cells of a search share that of the bare backbone.
     """
     from attnbench.replay import Table, ours, uniform
     from attnbench.table import PACKED, read

@@ -7,7 +7,10 @@ architectures together decide on a sum of effects (:mod:`nas.additive`) in which
 the block elsewhere, and from the stage: such shrunken estimates are closer to the truth on the whole than each mean by
 itself. Source: B. Efron and C. Morris, "Data analysis using Stein's estimator and its generalizations", JASA 70 (1975).
 
-In benchmarks/effects.py, 95 % intervals of the model are held against truths that are and that are not such sums.
+What its 95 % intervals hold was measured with benchmarks/effects.py, on 40 made-up studies of each of 36 kinds: 94 to
+99.6 % of the true gains, but 91.5 to 92.2 % after an adaptive search of 150 trials where blocks saturate and get in
+each other's way; 95 to 98 % of the true costs. Where timings differ by more than their own intervals say, as in a table
+of 1,604 architectures, those of the costs held 88 to 98 %.
 """
 
 from __future__ import annotations

@@ -269,3 +269,13 @@ def test_fewer_images_say_less() -> None:
         coarse.append(dataclasses.replace(row, accuracy_low=low, accuracy_high=high))
     fine, rough = (np.median([width(one.accuracy) for one in effects(each).effects]) for each in (rows, coarse))
     assert rough > 1.2 * fine
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_two_rows_of_one_architecture_the_one_of_more_trainings_counts(first: int) -> None:
+    twice = [make(1, 0.9, 0.3, se(1)), make(2, 0.7, 0.1, se(1), seeds=3)]
+    found = effects([make(0, 0.6, 0.0), twice[first], twice[1 - first]])
+    one = at(found, 1, "se")
+    assert (found.rows, one.n, one.pairs) == (2, 1, 1)
+    assert one.pair_accuracy is not None
+    assert one.pair_accuracy.value == pytest.approx(0.1)
