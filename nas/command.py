@@ -12,13 +12,16 @@ from nas.space import SearchSpace
 
 _FLAGS = {"latency_batch_size": "--latency-batch"}
 """Flags that are not the name of their setting."""
-_ELSEWHERE = ("studies", "storage")
-"""Where the results land changes none of them, and a database's URL may hold a password."""
+_ELSEWHERE = ("study", "studies", "storage")
+"""Where the results land changes none of them, and whoever shows the command knows it. A URL may hold a password."""
 _USUAL = Settings()
 
 
 def command(settings: Settings) -> str:
-    """Return the command line that asks for the same search; empty where the space was declared in Python."""
+    """Return the command line that asks for the same search, but for the name of the study and where it lands.
+
+    Empty where the space was declared in Python.
+    """
     if isinstance(settings.space, SearchSpace):
         return ""
     words = ["python", "run_search.py"]

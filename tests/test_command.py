@@ -15,7 +15,7 @@ from nas.settings import Settings
 
 ASKED: list[dict[str, Any]] = [
     {},
-    {"budget": 7, "seed": 3, "space": "channel_only", "backbone": "resnet18", "study": "a-study"},
+    {"budget": 7, "seed": 3, "space": "channel_only", "backbone": "resnet18"},
     {"model_kwargs": {"drop_path_rate": 0.1, "act_layer": "relu"}, "positions": ("after_stage", "in_residual")},
     {"warm_start": True, "freeze_backbone": True},
     {"warm_start": 4},
@@ -43,7 +43,7 @@ def test_parsing_it_gives_the_same_settings(asked: dict[str, Any]) -> None:
 
 
 def test_it_keeps_passwords_to_itself() -> None:
-    settings = Settings(storage="postgresql://me:secret@host/db", studies="elsewhere")
+    settings = Settings(storage="postgresql://me:secret@host/db", studies="elsewhere", study="a-study")
     assert command(settings) == "python run_search.py --budget 50 --seed 0"
 
 

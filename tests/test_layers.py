@@ -85,6 +85,7 @@ LAYERS: dict[str, int] = {
 HOMES = {
     "optuna": {"nas.study"},
     "optuna_dashboard": {"nas.dashboard"},
+    "bottle": {"nas.dashboard"},
     "plotly": {"nas.report", "nas.heatmap"},
     "sqlalchemy": {"nas.store", "nas.study"},
     "timm": {"nas.placement", "nas.backbones", "nas.datasets", "nas.evaluate"},

@@ -3,7 +3,7 @@
 All are written under another name and then renamed, so that a reader never sees half a file.
 """
 
-from nas.report.figures import FIGURES, drawable, figures
+from nas.report.figures import FIGURES, TITLES, drawable, figures
 from nas.report.front_csv import CSV_COLUMNS, write_front_csv
 from nas.report.look import PLOT_CONFIG
 from nas.report.pareto_figure import pareto_figure
@@ -17,6 +17,7 @@ __all__ = [
     "CSV_COLUMNS",
     "FIGURES",
     "PLOT_CONFIG",
+    "TITLES",
     "PictureError",
     "Story",
     "drawable",

@@ -36,6 +36,17 @@ FIGURES: dict[str, Draw] = {
 }
 """How each figure is drawn from a story; the names are those of ``study.figure``."""
 
+TITLES = {
+    "pareto": "Accuracy against latency",
+    "accuracy effects": "Accuracy that each block brings, in percentage points",
+    "latency effects": "Latency that each block costs, in % of the bare backbone's",
+    "progress": "How the front grew",
+    "curves": "Learning curves",
+    "coordinates": "Every trial across the stages",
+    "macs": "Latency against counted operations",
+}
+"""What each figure shows, in words."""
+
 
 def drawable(story: Story) -> list[str]:
     """Return the names of the figures for which enough is known."""

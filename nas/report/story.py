@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -138,10 +139,11 @@ def _checks(folder: Path | None) -> tuple[str, ...]:
 
 
 def _commands(study: Study, folder: Path | None) -> tuple[str, ...]:
-    same = f"--study {study.name}"
+    words = ["--study", study.name]
     if folder is not None and str(folder.parent) != "studies":
-        same += f" --studies {folder.parent}"
+        words += ["--studies", str(folder.parent)]
+    same = shlex.join(words)
     repeat = (study.inputs or {}).get("command")
-    verbs = ("export", "verify", "explain", "retime", "dashboard")
+    verbs = ("export", "explain", "verify", "retime", "dashboard")
     further = tuple(f"python run_search.py {verb} {same}" for verb in verbs)
-    return (*([repeat] if repeat else []), *further)
+    return (*([f"{repeat} {same}"] if repeat else []), *further)

@@ -1,7 +1,9 @@
 """The Optuna study: create, resume, propose, keep. The only package that imports Optuna; it does not know torch."""
 
 from nas.study.binding import StudyError, check_name
+from nas.study.board import Board, RefusedError
 from nas.study.confirmation import Confirmation, attempt, confirm
+from nas.study.ends import End
 from nas.study.joining import join
 from nas.study.judge import Chooser, Judge
 from nas.study.ledger import Study
@@ -12,10 +14,13 @@ from nas.study.trials import Rejected, Stopped
 
 __all__ = [
     "SAMPLERS",
+    "Board",
     "Chooser",
     "Confirmation",
+    "End",
     "Judge",
     "Outcome",
+    "RefusedError",
     "Rejected",
     "RunFailed",
     "Stopped",

@@ -13,14 +13,14 @@ from nas.architecture import Architecture
 from nas.evaluation import Cost
 from nas.rungs import Rungs, StoppedError, Training, judge
 from nas.space import ResolvedSpace
-from nas.study.record import Record
+from nas.study.history import History
 from nas.study.sampler import goes_on
 
 
 class _Rule(ABC):
     """Looks at trainings at rungs, and stops some; what was stopped once, and what is spared, is finished."""
 
-    def __init__(self, study: Record, rungs: Rungs, spared: Collection[str]) -> None:
+    def __init__(self, study: History, rungs: Rungs, spared: Collection[str]) -> None:
         rungs.check(study.protocol.epochs)
         self._study = study
         self._rungs = rungs
@@ -53,7 +53,7 @@ class _Rule(ABC):
 class Judge(_Rule):
     """Stops for good what is unlikely to end above a rival that is as fast, see :mod:`nas.rungs`."""
 
-    def __init__(self, study: Record, rungs: Rungs, spared: Collection[str] = ()) -> None:
+    def __init__(self, study: History, rungs: Rungs, spared: Collection[str] = ()) -> None:
         """Say by what to judge.
 
         Args:
@@ -82,7 +82,7 @@ class Chooser(_Rule):
     """
 
     def __init__(
-        self, study: Record, space: ResolvedSpace, rungs: Rungs, *, seed: int, spared: Collection[str] = ()
+        self, study: History, space: ResolvedSpace, rungs: Rungs, *, seed: int, spared: Collection[str] = ()
     ) -> None:
         """Say by what to choose.
 

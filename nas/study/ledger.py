@@ -16,7 +16,8 @@ from nas.protocol import Protocol
 from nas.rungs import StoppedError
 from nas.space import ResolvedSpace
 from nas.study.binding import RUNGS, bind, check_name
-from nas.study.record import Record, close
+from nas.study.history import History
+from nas.study.record import close
 from nas.study.sampler import Distribution, Proposal, distributions
 from nas.study.storage import connect, lock
 from nas.study.trials import CURVE, EXPLAINS, INTERRUPTED, RESUMES, checks, id_of, params_of, was_stopped
@@ -31,7 +32,7 @@ _PROPOSED = ("architecture", "placements", "control", "memory", RESUMES, EXPLAIN
 """Attributes that a trial has from its proposal, and hands on when it has to be repeated."""
 
 
-class Study(Record):
+class Study(History):
     """A study in a database. :meth:`create` makes or resumes one, :meth:`open` reads one."""
 
     @classmethod

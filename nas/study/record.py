@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +15,14 @@ from nas.architecture import Architecture
 from nas.evaluation import Cost, Evaluation
 from nas.front import Row, mark_front
 from nas.limits import Limits
-from nas.progress import last_gain
 from nas.protocol import Protocol
-from nas.rungs import Training
 from nas.seeds import Replicate, SeedNoise
 from nas.store import StorageError, Store, sqlite_path
 from nas.study.binding import INPUTS, LIMITS, RUNGS, StudyError, is_bound
+from nas.study.board import Board
 from nas.study.rows import make_row, noise_of
 from nas.study.sampler import Known
-from nas.study.storage import connect_existing
+from nas.study.storage import connect_existing, seal
 from nas.study.trials import (
     EXPLAINS,
     Rejected,
@@ -190,75 +188,9 @@ class Record:
             for trial in sorted(still_stopped(self._trials()), key=lambda trial: trial.number)
         ]
 
-    def curves(self) -> dict[int, tuple[float, ...]]:
-        """Return the validation accuracy after each epoch, by the number of the first trial that finished it."""
-        evaluations = self._evaluations()
-        first = {id_of(trial): trial.number for trial in reversed(self._trials(TrialState.COMPLETE))}
-        return {number: evaluations[key].curve for key, number in sorted(first.items(), key=lambda pair: pair[1])}
-
-    def spent(self) -> dict[int, float]:
-        """Return how many whole trainings were done up to each trial, itself among them, in the order of the trials.
-
-        Those that were stopped count as the share of their epochs, and those that were taken up again once.
-        """
-        epochs, total = self.protocol.epochs, 0
-        had: dict[str, int] = {}
-        paid: dict[int, float] = {}
-        for trial in self._trained():
-            key = id_of(trial)
-            now = len(curve_of(trial)) if was_stopped(trial) else epochs
-            total += max(0, now - had.get(key, 0))
-            had[key] = max(now, had.get(key, 0))
-            paid[trial.number] = total / epochs
-        return paid
-
-    def period(self) -> tuple[datetime, datetime] | None:
-        """Return when the first trial began and when the last one ended, in local time; None before that."""
-        ends = [trial.datetime_complete for trial in self._trials() if trial.datetime_complete is not None]
-        starts = [trial.datetime_start for trial in self._trials() if trial.datetime_start is not None]
-        return (min(starts), max(ends)) if starts and ends else None
-
-    def trainings(self) -> list[Training]:
-        """Return the learning curves of the finished trials."""
-        return _curves(self._trials(TrialState.COMPLETE), self._evaluations())
-
-    def last_trial(self) -> int | None:
-        """Return the number of the last trial that was trained, to the end or to a rung."""
-        return max((trial.number for trial in self._trained()), default=None)
-
     def _trained(self) -> list[FrozenTrial]:
         """Return the trials that were trained, to the end or to a rung."""
         return [trial for trial in self._trials(TrialState.COMPLETE, TrialState.PRUNED) if was_trained(trial)]
-
-    def last_gain(self) -> int | None:
-        """Return the number of the last trial by which the front grew beyond noise; None before the first one.
-
-        Further seeds do not count: they are trained when the search has ended, and must not make it go on when it is
-        resumed.
-        """
-        trials = self._trials(TrialState.COMPLETE)
-        evaluations = self._evaluations()
-        return last_gain(
-            make_row(trial, self.architecture(trial), evaluations[id_of(trial)], [], None, self.limits)
-            for trial in trials
-        )
-
-    def since_gain(self) -> float:
-        """Return how much was trained since :meth:`last_gain`, in whole trainings.
-
-        The controls do not count, nor what checks another trial: nobody proposed them.
-        """
-        trained = {id_of(trial): trial for trial in self._trained()}
-        gained = self.last_gain()
-        if gained is None:
-            return 0
-        since = [
-            trial
-            for trial in trained.values()
-            if trial.number > gained and "control" not in trial.user_attrs and not checks(trial)
-        ]
-        epochs = self.protocol.epochs
-        return sum(len(curve_of(trial)) if was_stopped(trial) else epochs for trial in since) / epochs
 
     def tally(self) -> Tally:
         """Return where the study stands, from one look at the database."""
@@ -325,6 +257,31 @@ class Record:
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)
 
+    def seal(self) -> None:
+        """Let the database refuse every change of Optuna's tables by way of this object, from now on."""
+        seal(self._storage)
+
+    def board(self, *, editable: bool = False) -> Board:
+        """Return the study's database as optuna-dashboard is to see it, with all the studies that it holds."""
+        return Board(self._study._storage, editable=editable)
+
+    def sibling(self, number: int) -> Self | None:
+        """Return another study of the same database, by its number there, over the same connections.
+
+        ``None`` where there is none of that number, or it was not made by this program.
+        """
+        try:
+            found = type(self)(self._storage.get_study_name_from_id(number), self.url, self._storage, self.store)
+        except KeyError:
+            return None
+        return found if is_bound(found._study) else None
+
+    def pulse(self) -> tuple[int, ...]:
+        """Return counts of which one changes whenever something begins, ends or is trained again; cheap to ask."""
+        states = [trial.state for trial in self._trials()]
+        again = len(self.store.replicates(self.protocol.family_hash, "val"))
+        return (*(states.count(state) for state in TrialState), again)
+
     def check_database(self) -> None:
         """Raise if the database's file was removed: SQLite would go on writing to a file that nobody will see.
 
@@ -333,13 +290,6 @@ class Record:
         """
         if self._file is not None and _inode(self._file) != self._inode:
             raise StorageError(f"the database {self._file} was removed or replaced while the search ran")
-
-
-def _curves(trials: Sequence[FrozenTrial], evaluations: Mapping[str, Evaluation]) -> list[Training]:
-    """Return the learning curves of those of the trials that are finished, each architecture's once."""
-    finished = dict.fromkeys(id_of(trial) for trial in trials if trial.state == TrialState.COMPLETE)
-    found = [evaluations[key] for key in finished]
-    return [Training(ratio=each.latency.ratio, curve=each.curve) for each in found]
 
 
 def close(storage: optuna.storages.RDBStorage, store: Store) -> None:

@@ -54,6 +54,29 @@ def connect_existing(url: str) -> tuple[optuna.storages.RDBStorage, Store]:
     return _open(url)
 
 
+_READ_ONLY = {
+    "sqlite": "PRAGMA query_only=ON",
+    "postgresql": "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+}
+"""What makes a database refuse the writes of one connection, by the name of its dialect."""
+
+
+def seal(storage: optuna.storages.RDBStorage) -> None:
+    """Let a database refuse all writes by way of a storage from now on, where it knows how to."""
+    statement = _READ_ONLY.get(storage.engine.dialect.name)
+    if statement is None:
+        return
+
+    @sa.event.listens_for(storage.engine, "connect")
+    def _set(connection: sa.engine.interfaces.DBAPIConnection, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute(statement)
+        cursor.close()
+        connection.commit()  # PostgreSQL forgets what is set in a transaction that is rolled back
+
+    storage.engine.dispose()  # connections that were opened before
+
+
 def study_names(url: str) -> list[str]:
     """Return the names of the studies in a database.
 

@@ -34,7 +34,7 @@ def test_a_story_holds_what_the_study_says(tmp_path: Path) -> None:
     assert set(story.curves) == {row.trial for row in story.rows}
     assert set(story.spent) >= set(story.curves)
     assert story.checks == ("# Can toy be trusted?", "# toy on another device")
-    assert story.commands[0] == "python run_search.py --budget 30"
+    assert story.commands[0] == f"python run_search.py --budget 30 --study toy --studies {tmp_path}"
     assert f"python run_search.py export --study toy --studies {tmp_path}" in story.commands
     assert story.protocol["epochs"] == "4"
     assert report.drawable(story) == list(report.FIGURES)
