@@ -70,6 +70,16 @@ def test_what_is_finished_does_not_become_a_trial(tmp_path: Path) -> None:
     assert len(study._trials()) == BUDGET
 
 
+def test_what_was_asked_before_is_asked_alike(tmp_path: Path) -> None:
+    # The order in which blocks are offered cannot always be read back from what a study keeps of its space.
+    study = searched(tmp_path, budget=8)
+    other_order = toy.space(("simam", "cbam", "eca", "se"))
+    assert other_order.hash == toy.space().hash
+    (new,) = fresh(study)
+    assert join(study, toy.evaluate, new, space=other_order, explains=4) == ""
+    assert study._trials()[8].params == toy.space().answers(new)
+
+
 def test_the_whole_space_is_known_at_the_end(tmp_path: Path) -> None:
     space = toy.space(("simam", "se"), stages=(0, 1))
     study = toy.create(tmp_path, resolved=space)
