@@ -229,19 +229,21 @@ def _facts(study: Study, found: Ablation, failures: Sequence[str]) -> dict[str, 
     compared = [full, *(drop.difference.other for drop in found.drops if drop.difference is not None)]
     compared += [found.pruned.other] if found.pruned is not None else []
     trainings = {row.trial: row.seeds for row in compared}
-    joined = ", ".join(map(str, study.joined(full.trial)))
+    joined = study.joined(full.trial)
+    at_once = f" for all {found.comparisons} comparisons at once" if found.comparisons > 1 else ""
     facts = {
         "The study recommends": recommend(study.rows()).sentence,
         "Training": f"{protocol.epochs} epochs, as in the search; trainings of each: "
         + ", ".join(f"trial {trial} {count}" for trial, count in trainings.items()),
-        "±": f"95 % for all {found.comparisons} comparisons at once; of the accuracy, that of the choice of validation "
+        "±": f"95 %{at_once}; of the accuracy, that of the choice of validation "
         "images and of the training seeds; of the ratio to the bare backbone's latency, that of the clock",
         "First training": f"that of trial {full.trial} may be lucky, as the trial was picked; further seeds (--seeds) "
         "make up for that",
         "Timing": latency_words(protocol),
     }
     if joined:
-        facts["Joined the study"] = f"trials {joined}; they take nothing from the budget of a search"
+        numbers = ", ".join(map(str, joined))
+        facts["Joined the study"] = f"trial {numbers}; the budget of a search does not pay for what joins like this"
     if any(row.unstable for row in compared):
         facts["?"] = "the machine was too busy to time it well"
     if noise is not None:

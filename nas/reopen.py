@@ -32,9 +32,9 @@ class Place:
     """Where the study's things are now; None stands for where they were."""
 
     device: str = "auto"
-    """What trains: ``auto``, ``cuda``, ``cuda:1``, ``mps`` or ``cpu``."""
+    """What trains: ``auto`` for one of the study's kind, ``cuda``, ``cuda:1``, ``mps`` or ``cpu``."""
     latency_device: str | None = None
-    """What is timed; None for what trains."""
+    """What is timed; None for what trains, or one of the kind that the study timed."""
     data: str | None = None
     """Where the data lie."""
     checkpoint: str | None = None
@@ -66,15 +66,13 @@ def reopen(study: Study, place: Place, folder: Path, *, on_event: Callable[[str]
         ValueError: If data or weights are not to be had, or if they, the device or the libraries are others.
         EvaluationError: If a warm start has to be made again, and that fails.
     """
-    from nas import proxy
     from nas.evaluate import Evaluator  # torch and timm, once the cheap mistakes are ruled out
     from nas.pauses import Pauses
     from nas.replicate import Replicator
     from nas.space import restored
     from nas.timing import Timer
 
-    device = proxy.select_device(place.device)
-    timed = device if place.latency_device is None else proxy.select_device(place.latency_device)
+    device, timed = _devices(study.protocol, place)
     trainer = _trainer(study, place, folder, device, timed, on_event)
     (backbone,) = study.space["backbones"]
     return Reopened(
@@ -84,6 +82,27 @@ def reopen(study: Study, place: Place, folder: Path, *, on_event: Callable[[str]
         ),
         replicator=Replicator(trainer, study.store),
     )
+
+
+def _devices(protocol: Protocol, place: Place) -> tuple[torch.device, torch.device]:
+    """Return what trains and what is timed; where none is named, of the kinds that the study had, if there are any.
+
+    Raises:
+        ValueError: If one that is named is no device, or is not there.
+    """
+    from nas import proxy
+
+    def of_kind(words: str) -> torch.device:
+        try:
+            return proxy.select_device(words.partition(":")[0])
+        except ValueError:  # what is here instead is refused with all else that differs
+            return proxy.select_device()
+
+    device = of_kind(protocol.device) if place.device == "auto" else proxy.select_device(place.device)
+    if place.latency_device is not None:
+        return device, proxy.select_device(place.latency_device)
+    is_same = protocol.latency_device.partition(":")[0] in ("", device.type)
+    return device, device if is_same else of_kind(protocol.latency_device)
 
 
 def _trainer(

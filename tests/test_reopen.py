@@ -13,7 +13,7 @@ import toy
 from nas.evaluate import software
 from nas.latency import device_words
 from nas.protocol import Protocol
-from nas.reopen import _here, _refuse_others, _weights
+from nas.reopen import Place, _devices, _here, _refuse_others, _weights
 from nas.threads import threads_of_torch
 
 CPU = torch.device("cpu")
@@ -54,6 +54,20 @@ def test_the_threads_that_a_worker_had_are_found() -> None:
         assert _here(alone, CPU, CPU) == (alone, None)
         elsewhere = dataclasses.replace(shared, device="cpu: another, 1 thread", latency_device="another")
         assert _here(elsewhere, CPU, CPU) == (alone, None)
+
+
+def test_devices_are_of_the_kinds_that_the_study_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    gpu = torch.device("cuda:0")
+    on_cpu = dataclasses.replace(toy.PROTOCOL, device="cpu: this", latency_device="cpu: this")
+    mixed = dataclasses.replace(on_cpu, device="cuda: that")
+    assert _devices(on_cpu, Place()) == (CPU, CPU)
+    assert _devices(mixed, Place()) == (gpu, CPU)
+    assert _devices(mixed, Place(device="cuda:1", latency_device="cuda")) == (torch.device("cuda:1"), gpu)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert _devices(mixed, Place())[1] == CPU  # and what trains differs, which is refused
+    with pytest.raises(ValueError, match="device must be one of auto"):
+        _devices(mixed, Place(device="cuda"))
 
 
 def test_another_machine_is_refused_with_what_differs() -> None:

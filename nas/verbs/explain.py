@@ -18,9 +18,9 @@ def add(verbs: Any, common: argparse.ArgumentParser) -> None:
         "--seeds", type=int, default=3, metavar="N", help="further trainings of all that is compared (default: 3)"
     )
     parser.add_argument(
-        "--device", default="auto", metavar="NAME", help="auto, cuda, cuda:1, mps or cpu (default: auto)"
+        "--device", default="auto", metavar="NAME", help="cuda, cuda:1, mps or cpu (default: as in the search)"
     )
-    parser.add_argument("--latency-device", metavar="NAME", help="device that is timed (default: the one that trains)")
+    parser.add_argument("--latency-device", metavar="NAME", help="device that is timed (default: as in the search)")
     parser.add_argument("--data", metavar="DIR", help="where the data lie now (default: where the search had them)")
     parser.add_argument(
         "--checkpoint",
