@@ -10,8 +10,8 @@ that is to add nothing.</p>"""
 EFFECTS_NOTE = """<p class="note">What putting a block at a stage does to the bare backbone, over all that was trained:
 from a model in which the effects add up, and in which each is drawn towards what its block and its stage do elsewhere,
 the more so the less was trained with it. In brackets: the 95 % interval holds 0. Empty: never trained to the end.
-Touch a cell, or move over it, for intervals and for matched pairs, which differ in nothing but this one placement.
-</p>"""
+Touch a cell, or move over it, for intervals and for matched pairs, which differ in nothing but this one placement; the
+other blocks that they have in common make what it brings there another figure than what it does alone.</p>"""
 
 MACS_NOTE = """<p class="note">Each point is an architecture with blocks, compared with the bare backbone. On the
 dashed line the latency would grow as the multiply-accumulates do; what lies above it costs more than it counts.</p>"""
