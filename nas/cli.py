@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import NoReturn
 
 import nas
-from nas.verbs import backbones, blocks, costs, dashboard, explain, export, report, retime, search, verify
+from nas.verbs import backbones, blocks, costs, dashboard, explain, export, report, retime, search, train, verify
 from nas.verbs.common import DONE
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
@@ -25,7 +25,7 @@ _OF_A_STUDY: dict[str, ModuleType] = {
     "retime": retime,
     "explain": explain,
 }
-_OTHERS: dict[str, ModuleType] = {"blocks": blocks, "costs": costs, "backbones": backbones}
+_OTHERS: dict[str, ModuleType] = {"blocks": blocks, "costs": costs, "backbones": backbones, "train": train}
 _MODULES = {**_OF_A_STUDY, **_OTHERS}
 
 
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(_MODULES[arguments.verb].run(arguments))
     except KeyboardInterrupt:
-        resumes = arguments.verb in ("search", "verify", "explain")
+        resumes = arguments.verb in ("search", "train", "verify", "explain")
         goes_on = "; the same command goes on where this one stopped" if resumes else ""
         print(f"\ninterrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED
@@ -94,7 +94,7 @@ def _explain(error: Exception) -> int:
     if isinstance(error, (ValueError, EvaluationError)):
         print(f"run_search.py: {text}", file=sys.stderr)
         return WRONG_USE
-    known = type(error).__name__ == "RunFailed"
+    known = type(error).__name__ in ("RunFailed", "TrainingFailed")
     hint = "" if known else f"{type(error).__name__}: "
     print(f"run_search.py: the run failed: {hint}{text}; --debug shows where", file=sys.stderr)
     return FAILED

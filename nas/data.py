@@ -1,6 +1,6 @@
 """Image data sets: decoded once into tensors of bytes, cut once into train, val and test.
 
-The search is handed :class:`SearchData`, which has no test split; :class:`Splits` has it, for ``verify`` alone.
+The search is handed :class:`SearchData`, which has no test split; :class:`Splits` has it, for ``verify`` and ``train``.
 Shapes: N images, C channels, H = W = resolution.
 """
 

@@ -1,6 +1,6 @@
 """Whether a search can be trusted: train some of its architectures fully, on the test split that it never saw.
 
-The only module that touches the test split.
+Besides the full training of an answer, in nas/train, the only module that touches the test split.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ LAYERS: dict[str, int] = {
     "nas.retime": 4,
     "nas.explain": 4,
     "nas.reopen": 4,
+    "nas.train": 4,
     "nas.verify": 4,
     "nas.study": 3,
     "nas.evaluate": 2,
@@ -88,9 +89,9 @@ HOMES = {
     "bottle": {"nas.dashboard"},
     "plotly": {"nas.report", "nas.heatmap"},
     "sqlalchemy": {"nas.store", "nas.study"},
-    "timm": {"nas.placement", "nas.backbones", "nas.datasets", "nas.evaluate"},
+    "timm": {"nas.placement", "nas.backbones", "nas.datasets", "nas.evaluate", "nas.train"},
 }
-"""Who may import what. Only placement makes timm's models; the others ask for a version, for names, for data sets."""
+"""Who may import what. Only placement makes timm's models; others ask for a version, names or data sets, or train."""
 
 
 def sources() -> list[Path]:
