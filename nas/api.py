@@ -38,13 +38,29 @@ class Choice:
         """Return the model, from (B, C, H, W) to logits (B, classes), with fresh weights."""
         return export.build(self.architecture, self.config)
 
-    def export(self, path: str | Path) -> None:
-        """Write the config, which ``nas.load`` builds the model from.
+    def export(self, path: str | Path, *, weights: str | Path | None = None, onnx: bool = False) -> None:
+        """Write the config, or a folder with it, a stand-alone ``model.py`` and the proof that they are one network.
+
+        ``nas.load`` builds the model from either.
+
+        Args:
+            path: A .json file for the config alone; or a folder, new, empty, or with an export of this architecture.
+            weights: Trained weights to put into the folder: a .safetensors file, or a state dict that torch has saved.
+            onnx: Whether ``model.onnx`` is written into the folder, too.
 
         Raises:
             nas.export.ConfigError: If the file cannot be written.
+            ValueError: If the folder cannot be written or holds something else, the weights are not of this network,
+                ONNX cannot be written here, or what was written does not compute the same.
         """
-        export.write(self.config, path)
+        if export.is_folder(path):
+            from nas.export import folder
+
+            folder.export(self.config, path, weights=weights, onnx=onnx)
+        elif onnx or weights is not None:
+            raise ValueError(f"weights and onnx take a folder, but got the file {path}")
+        else:
+            export.write(self.config, path)
 
 
 class Found:

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import NoReturn
 
 import nas
-from nas.verbs import backbones, blocks, costs, dashboard, explain, export, report, retime, search, train, verify
+from nas.verbs import backbones, blocks, check, costs, dashboard, explain, export, report, retime, search, train, verify
 from nas.verbs.common import DONE
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
@@ -19,13 +19,19 @@ FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 _OF_A_STUDY: dict[str, ModuleType] = {
     "search": search,
     "report": report,
-    "export": export,
     "dashboard": dashboard,
+    "explain": explain,
     "verify": verify,
     "retime": retime,
-    "explain": explain,
+    "export": export,
 }
-_OTHERS: dict[str, ModuleType] = {"blocks": blocks, "costs": costs, "backbones": backbones, "train": train}
+_OTHERS: dict[str, ModuleType] = {
+    "check": check,
+    "train": train,
+    "blocks": blocks,
+    "costs": costs,
+    "backbones": backbones,
+}
 _MODULES = {**_OF_A_STUDY, **_OTHERS}
 
 

@@ -2,7 +2,8 @@
 
 A backbone is run once on the meta device, where it computes shapes and no numbers, and its structure is read off that
 run: :mod:`trace` writes it down, :mod:`probe` finds the stages in it, :mod:`sites` the ends of residual branches and
-the attention that the backbone brings along, :mod:`reach` what would have no effect. :mod:`insertion` does the rest.
+the attention that the backbone brings along, :mod:`reach` what would have no effect. :mod:`insertion` builds the
+blocks, and :mod:`hosting` lets modules run them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from torch import nn
 
 from nas.architecture import Architecture, Stage
 from nas.placement.backbones import Weights, check_name, classifiers, create, fit_kwargs, pretrained
-from nas.placement.insertion import CHILD_PREFIX, Insertion, Slot, blocks, insert, remove
+from nas.placement.hosting import Slot, Wire, wires
+from nas.placement.insertion import CHILD_PREFIX, Insertion, blocks, insert, remove
 from nas.placement.layout import Layout
 from nas.placement.plan import Plan, plan_of
 from nas.placement.probe import BackboneError, name_of
@@ -27,6 +29,7 @@ __all__ = [
     "Plan",
     "Slot",
     "Weights",
+    "Wire",
     "blocks",
     "build",
     "check_name",
@@ -40,6 +43,7 @@ __all__ = [
     "pretrained",
     "remove",
     "stages",
+    "wires",
 ]
 
 

@@ -1,25 +1,21 @@
 """Put attention blocks into timm backbones, and take them out again.
 
-A block becomes a child of the module where it stands, and that module gets a subclass of its own class whose forward
-runs it. So the backbone keeps its own parameter names, copies and pickles run their own blocks, and there are no hooks,
-which would cost a small network several per cent. Where a block replaces attention that the backbone
-brings along, a :class:`Slot` takes that module's place and keeps it for later.
+Which blocks, built how and in which order, is decided here; :mod:`nas.placement.hosting` lets modules run them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, SupportsIndex
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nas import attention
 from nas.architecture import NONE, Architecture, Placement, Stage
 from nas.placement.backbones import create
+from nas.placement.hosting import HOST_CLASSES, RunsBlocks, Slot, attach, hosted, set_submodule, substitute
 from nas.placement.hosts import Host
-from nas.placement.layout import Layout
 from nas.placement.plan import Plan, plan_of
 from nas.placement.probe import BackboneError, Point, config_of, name_of
 
@@ -41,38 +37,6 @@ class Insertion:
     """Channels of the map that the block sees."""
     parameters: int
     """Parameters that the block added; negative where more were taken out."""
-
-
-class Slot(nn.Module):
-    """Stands where a backbone had attention of its own, with another block in it or none.
-
-    The backbone's module is kept for :func:`remove`, out of sight of parameters, state dicts and devices.
-    """
-
-    def __init__(self, original: nn.Module, name: str, block: nn.Module | None, layout: Layout) -> None:
-        super().__init__()
-        self._original = (original,)  # in a tuple it is not registered
-        self._name = name
-        self._layout = layout
-        if block is not None:
-            self.add_module(name, block)
-
-    def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        """Return the map, the first input, with the block applied, in the layout that it came in."""
-        x = inputs[0] if inputs else next(iter(named.values()))
-        block = self.block
-        result: Tensor = x if block is None else self._layout.apply(block, x)
-        return result
-
-    @property
-    def block(self) -> nn.Module | None:
-        """The block in its place; None if attention was only taken out."""
-        return self._modules.get(self._name)
-
-    @property
-    def original(self) -> nn.Module:
-        """The module that the backbone had here."""
-        return self._original[0]
 
 
 def insert(model: nn.Module, architecture: Architecture, *, plan: Plan | None = None) -> tuple[Insertion, ...]:
@@ -103,7 +67,7 @@ def insert(model: nn.Module, architecture: Architecture, *, plan: Plan | None = 
     wanted = architecture.backbone.removeprefix("timm/").split(".")[0]
     if made is not None and made != wanted and made != _called_by_timm(wanted):
         raise ValueError(f"the architecture is for {wanted}, but the model is {made}")
-    if next(_hosted(model), None) is not None or any(isinstance(module, Slot) for module in model.modules()):
+    if next(hosted(model), None) is not None or any(isinstance(module, Slot) for module in model.modules()):
         raise ValueError("the model has blocks already; nas.placement.remove(model) takes them out")
     if not architecture.placements:
         return ()
@@ -168,10 +132,8 @@ class _Inserter:
         if placement.position != "after_stage":
             name = f"{name}_{placement.position}"
         if placement.position == "replace":
-            original = self._model.get_submodule(point.path)
-            slot = Slot(original, name, block, point.layout)
-            _set_submodule(self._model, point.path, slot.train(original.training))
-            removed = sum(parameter.numel() for parameter in original.parameters())
+            removed = sum(parameter.numel() for parameter in self._model.get_submodule(point.path).parameters())
+            substitute(self._model, point.path, name, block, point.layout)
             return (f"{point.path}.{name}" if block is not None else point.path), removed
         assert block is not None  # an architecture has none only where it replaces
         is_slot = isinstance(self._model.get_submodule(point.path), Slot)
@@ -179,9 +141,7 @@ class _Inserter:
         if point.layout.item:
             name = f"{name}_{'_'.join(str(index) for index in point.layout.item)}"
         path = ".".join(part for part in (host.store, name) if part)
-        module = self._model.get_submodule(host.path)
-        _add_run(module, _Run(path=tuple(path.split(".")), layout=point.layout), before=point.before)
-        module.get_submodule(host.store).add_module(name, block)
+        attach(self._model, host.path, path, block, point.layout, before=point.before)
         return f"{host.path}.{path}", 0
 
 
@@ -194,115 +154,27 @@ def remove(model: nn.Module) -> int:
         ValueError: If a module that runs a block was given another class since, for example by a parametrization.
     """
     for path, module in model.named_modules():
-        if isinstance(module, _Host) and type(module) is not _HOST_CLASSES.get(type(module).__bases__[-1]):
+        if isinstance(module, RunsBlocks) and type(module) is not HOST_CLASSES.get(type(module).__bases__[-1]):
             raise ValueError(f"{path} was given another class after its block was inserted; take that off first")
-    hosted = list(_hosted(model))
-    for host, run in hosted:
+    running = list(hosted(model))
+    for host, run in running:
         parent, _, name = ".".join(run.path).rpartition(".")
         delattr(host.get_submodule(parent), name)
     for module in list(model.modules()):
-        if isinstance(module, _Host):
+        if isinstance(module, RunsBlocks):
             del module._before, module._after
             module.__class__ = type(module).__bases__[1]
     replaced = [(path, module) for path, module in model.named_modules() if isinstance(module, Slot)]
     follow = _Follower(model)
     for path, slot in replaced:
-        _set_submodule(model, path, follow(slot.original).train(slot.training))
-    return len(hosted) + len(replaced)
+        set_submodule(model, path, follow(slot.original).train(slot.training))
+    return len(running) + len(replaced)
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
     """Return the blocks that were inserted into a model."""
-    found = [run.block(host) for host, run in _hosted(model)]
+    found = [run.block(host) for host, run in hosted(model)]
     return found + [slot.block for slot in model.modules() if isinstance(slot, Slot) and slot.block is not None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """One block that a host runs."""
-
-    path: tuple[str, ...]
-    """Names of the modules on the way from the host down to the block."""
-    layout: Layout
-    """Where the map is in what the block sees."""
-
-    def block(self, host: nn.Module) -> nn.Module:
-        """Return the block."""
-        module: Any = host
-        for name in self.path:
-            module = module._modules[name]
-        found: nn.Module = module
-        return found
-
-
-class _Host(nn.Module):
-    """Mixed into the class of a module that runs blocks. It finds them by name, so that a copy runs its own."""
-
-    _before: tuple[_Run, ...]
-    """What it runs on its input."""
-    _after: tuple[_Run, ...]
-    """What it runs on its output."""
-
-    def forward(self, *inputs: Any, **named: Any) -> Any:
-        for run in self._before:
-            if inputs:
-                inputs = (run.layout.apply(run.block(self), inputs[0]), *inputs[1:])
-            else:  # it was called by keyword
-                name = next(iter(named))
-                named = {**named, name: run.layout.apply(run.block(self), named[name])}
-        output = super().forward(*inputs, **named)
-        for run in self._after:
-            output = run.layout.apply(run.block(self), output)
-        return output
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
-        # The class was made at run time: copies and pickles are made from the one that it was made of.
-        get_state: Any = getattr(self, "__getstate__", None)  # Python 3.10 has none
-        state = self.__dict__ if get_state is None else get_state()
-        return _make_host, (type(self).__bases__[1],), state
-
-
-def _make_host(base: type) -> Any:
-    """Return an empty host, for copies and pickles to fill."""
-    host_class = _host_class(base)
-    return host_class.__new__(host_class)
-
-
-def _host_class(base: type) -> Any:
-    """Return the subclass of a module's class that runs blocks; there is one for each class."""
-    if base not in _HOST_CLASSES:
-        content = {"__module__": base.__module__, "__doc__": base.__doc__}
-        _HOST_CLASSES[base] = type(base.__name__, (_Host, base), content)
-    return _HOST_CLASSES[base]
-
-
-_HOST_CLASSES: dict[type, type] = {}
-
-
-def _add_run(module: Any, run: _Run, *, before: bool) -> None:
-    """Let a module run a block, on its input or on its output."""
-    if "forward" in vars(module):
-        raise ValueError(f"{type(module).__name__} has a forward of its own instance, which would not run the block")
-    if not isinstance(module, _Host):
-        module.__class__ = _host_class(type(module))
-        module._before = module._after = ()
-    if before:
-        module._before += (run,)
-    else:
-        module._after += (run,)
-
-
-def _hosted(model: nn.Module) -> Iterator[tuple[nn.Module, _Run]]:
-    """Yield every block that a module runs on its input or output, with that module."""
-    for module in model.modules():
-        if isinstance(module, _Host):
-            for run in (*module._before, *module._after):
-                yield module, run
-
-
-def _set_submodule(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    model.get_submodule(parent)._modules[name] = module
 
 
 def _is_channels_last(weight: torch.Tensor) -> bool:

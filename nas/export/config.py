@@ -64,6 +64,9 @@ def write(content: dict[str, Any], path: str | Path) -> None:
 def read(path: str | Path) -> tuple[Architecture, dict[str, Any]]:
     """Read a config strictly; nothing in it is executed.
 
+    Args:
+        path: The file, or an exported folder.
+
     Returns:
         The architecture, and the whole content.
 
@@ -71,8 +74,11 @@ def read(path: str | Path) -> tuple[Architecture, dict[str, Any]]:
         ConfigError: If the file cannot be read, is not JSON, has an unknown or missing key, or was changed by hand so
             that its id is no longer its architecture's.
     """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "architecture.json"
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -100,13 +106,31 @@ def read(path: str | Path) -> tuple[Architecture, dict[str, Any]]:
 
 
 def load(path: str | Path) -> nn.Module:
-    """Build the model of a config, with fresh weights.
+    """Build the model of a config, with fresh weights; of an exported folder, with its trained weights if it has them.
+
+    Args:
+        path: The file, or the folder.
 
     Raises:
         ConfigError: As :func:`read`.
         nas.placement.BackboneError: If timm does not know the backbone, or cannot build it.
+        ValueError: If the folder's weights are not those of the model.
     """
-    return build(*read(path))
+    model = build(*read(path))
+    weights = Path(path) / "weights.safetensors"
+    if weights.exists():
+        from nas.export.proof import load_weights
+
+        load_weights(model, weights)
+    return model
+
+
+def is_folder(out: str | Path) -> bool:
+    """Tell whether an export to this path is a folder, or the config alone: a .json file, or what is a file already."""
+    path = Path(out)
+    if path.exists():
+        return path.is_dir()
+    return path.suffix != ".json" and not path.is_symlink()
 
 
 def build(architecture: Architecture, content: dict[str, Any]) -> nn.Module:
