@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from statistics import median
 from typing import Any
 
 from nas.effects import Effect, EffectMap, Estimate
@@ -36,7 +37,10 @@ def effect_figure(effects: EffectMap, what: str) -> Any:
     cells = {((effect.stage, effect.position), effect.block): effect for effect in effects.effects}
     lines = [[cells.get((column, block)) for column in columns] for block in effects.blocks]
     values = [[None if cell is None else 100 * _of(cell, what).value for cell in line] for line in lines]
-    most = max(abs(value) for line in values for value in line if value is not None) or 1.0
+    estimates = [_of(effect, what) for effect in effects.effects]
+    # What is as small as its interval is wide gets no strong colour: it may well be nothing.
+    widths = [50 * (estimate.high - estimate.low) for estimate in estimates]
+    most = max(median(widths), *(100 * abs(estimate.value) for estimate in estimates)) or 1.0
     trace: dict[str, Any] = {
         "type": "heatmap",
         "x": list(range(len(columns))),
@@ -82,7 +86,7 @@ def _text(effect: Effect | None, what: str) -> str:
     if effect is None:
         return ""
     estimate = _of(effect, what)
-    number = f"{100 * estimate.value:+.1f}"
+    number = f"{round(100 * estimate.value, 1) + 0.0:+.1f}"  # + 0.0: there is no -0.0
     return number if is_sure(estimate) else f"({number})"
 
 
