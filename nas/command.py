@@ -1,4 +1,4 @@
-"""The command that repeats a search."""
+"""The command that repeats a search, and the flags that name its study in others."""
 
 from __future__ import annotations
 
@@ -32,6 +32,18 @@ def command(settings: Settings) -> str:
         if field.name not in _ELSEWHERE and (value != usual or always):
             words += _words(_FLAGS.get(field.name, f"--{field.name.replace('_', '-')}"), value)
     return shlex.join(words)
+
+
+def naming(study: str, studies: str, *, is_elsewhere: bool = False) -> str:
+    """Return the flags that name a study on the command line, quoted for a shell.
+
+    Args:
+        study: Its name.
+        studies: The folder of studies.
+        is_elsewhere: Whether the database is not in that folder. Its URL is not told, as it may hold a password.
+    """
+    where = ["--studies", studies] if studies != "studies" else []
+    return shlex.join(["--study", study, *where]) + (" --storage URL" if is_elsewhere else "")
 
 
 def _words(flag: str, value: Any) -> list[str]:

@@ -116,11 +116,11 @@ def check(study: Study, reopened: Reopened, trial: int, *, seeds: int, folder: P
         with suppress(Exception):  # what went wrong is told, not what went wrong because of it
             keep_up(now=True)
         raise
-    keep_up(now=True)
     title = f"Which blocks of trial {trial} of {study.name} pay?"
     text = ablation.report(found, title=title, facts=_facts(study, found, work.failures))
     files.replace(folder / f"explain-{trial}.md", text.encode())
     files.replace(folder / f"explain-{trial}.csv", ablation.csv_text(found).encode())
+    keep_up(now=True)  # last: the report holds what was found
     return f"{text}\nwrote {folder / f'explain-{trial}'}.md and .csv"
 
 

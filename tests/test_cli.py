@@ -316,7 +316,7 @@ def test_a_search_ends_with_the_answer(here: Path, capsys: pytest.CaptureFixture
     assert main(words) == 0
     printed = capsys.readouterr()
     assert "bare backbone" in printed.out
-    assert "python run_search.py export --study default-pets --out best.json" in printed.out
+    assert "python run_search.py export --study default-pets --out best" in printed.out
     assert "2/2" in printed.err
     assert main(["export"]) == 0
     assert main(words) == 0  # and once more: nothing is left to do

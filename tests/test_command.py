@@ -10,7 +10,7 @@ import pytest
 
 from nas import SearchSpace, flags
 from nas.cli import parser
-from nas.command import command
+from nas.command import command, naming
 from nas.settings import Settings
 
 ASKED: list[dict[str, Any]] = [
@@ -49,3 +49,9 @@ def test_it_keeps_passwords_to_itself() -> None:
 
 def test_a_space_declared_in_python_has_no_command() -> None:
     assert command(Settings(space=SearchSpace(backbones=("resnet18",), blocks={"se": {}}))) == ""
+
+
+def test_a_study_is_named_for_a_shell() -> None:
+    assert naming("mine", "studies") == "--study mine"
+    assert naming("mine", "my studies") == "--study mine --studies 'my studies'"
+    assert naming("mine", "studies", is_elsewhere=True) == "--study mine --storage URL"

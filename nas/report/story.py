@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -139,10 +138,11 @@ def _checks(folder: Path | None) -> tuple[str, ...]:
 
 
 def _commands(study: Study, folder: Path | None) -> tuple[str, ...]:
-    words = ["--study", study.name]
-    if folder is not None and str(folder.parent) != "studies":
-        words += ["--studies", str(folder.parent)]
-    same = shlex.join(words)
+    from nas.command import naming  # brings Optuna, which the pages themselves do not need
+
+    studies = str(folder.parent) if folder is not None else "studies"
+    is_elsewhere = folder is not None and study.url != f"sqlite:///{folder.parent / 'studies.db'}"
+    same = naming(study.name, studies, is_elsewhere=is_elsewhere)
     repeat = (study.inputs or {}).get("command")
     verbs = ("export", "explain", "verify", "retime", "dashboard")
     further = tuple(f"python run_search.py {verb} {same}" for verb in verbs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from contextlib import suppress
 from typing import Any
 
@@ -24,11 +23,10 @@ def add(verbs: Any, common: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from nas import dashboard
+    from nas.command import naming
 
     def flags(name: str) -> str:
-        where = ["--studies", arguments.studies] if arguments.studies != "studies" else []
-        # The URL is not repeated: it may hold a password.
-        return shlex.join(["--study", name, *where]) + (" --storage URL" if arguments.storage else "")
+        return naming(name, arguments.studies, is_elsewhere=bool(arguments.storage))
 
     def on_start(page: str) -> None:
         mode = "notes and artifacts may be changed" if arguments.edit else "read-only"

@@ -43,11 +43,14 @@ def add(verbs: Any, common: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from nas import retime
+    from nas.run import write_files
 
     fields = {field.name for field in dataclasses.fields(retime.Settings)}
     settings = retime.Settings(**{name: value for name, value in vars(arguments).items() if name in fields})
     end_on_sigterm()
     study = open_study(arguments)
-    print(retime.retime(study, settings, Path(arguments.studies) / study.name, on_event=say))
+    folder = Path(arguments.studies) / study.name
+    print(retime.retime(study, settings, folder, on_event=say))
+    write_files(study, folder)  # the report holds what was found
     study.close()
     return DONE

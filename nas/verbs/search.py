@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from nas import flags, search_flags
 from nas.verbs.common import DONE, end_on_sigterm, say
 
 if TYPE_CHECKING:
+    from nas.settings import Settings
     from nas.study import Confirmation, Study
 
 
@@ -56,15 +56,22 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"the run ends with {result.outcome.finished} finished: too many in a row were beyond the limits")
     _print_answer(study, settings.folder)
     _print_confirmation(result.confirmation, settings.confirm)
-    where = ["--studies", settings.studies] if settings.studies != "studies" else []
-    # The URL is not repeated: it may hold a password.
-    same = shlex.join(["--study", study.name, *where]) + (" --storage URL" if settings.storage else "")
-    print(f"\nnext:\n  open {settings.folder / 'report.html'}")
-    print(f"  python run_search.py dashboard {same}")
-    print(f"  python run_search.py export {same} --out best.json")
-    print(f"  python run_search.py verify {same}")
+    _print_next(study, settings)
     study.close()
     return DONE
+
+
+def _print_next(study: Study, settings: Settings) -> None:
+    from nas.answer import recommend
+    from nas.command import naming
+
+    same = naming(study.name, settings.studies, is_elsewhere=settings.storage is not None)
+    print(f"\nnext:\n  open {settings.folder / 'report.html'}")
+    print(f"  python run_search.py dashboard {same}")
+    if recommend(study.rows()).row.architecture.placements:
+        print(f"  python run_search.py explain {same}")
+    print(f"  python run_search.py export {same} --out best")
+    print(f"  python run_search.py verify {same}")
 
 
 def _print_answer(study: Study, folder: Path) -> None:

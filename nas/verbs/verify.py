@@ -31,6 +31,7 @@ def add(verbs: Any, common: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from nas import verify
+    from nas.run import write_files
 
     fields = {field.name for field in dataclasses.fields(verify.Settings)}
     settings = verify.Settings(**{name: value for name, value in vars(arguments).items() if name in fields})
@@ -38,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     study = open_study(arguments)
     folder = Path(arguments.studies) / study.name
     report = verify.verify(study, settings, folder, on_event=say)
+    write_files(study, folder)  # the report holds what was found
     study.close()
     print(f"{report}\nwrote {folder / 'verify.md'} and verify.csv")
     return DONE
