@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from statistics import NormalDist
 
-from nas.answer import accuracy_text, image_noise, ms_text, noise, ratio_text, seed_noise
+from nas.answer import accuracy_text, ms_text, noise, ratio_text, seed_noise
 from nas.architecture import Architecture, Placement
 from nas.front import Row
-from nas.seeds import MOST_SEEDS, half_width
+from nas.removal import IDLE, OPEN, PAYS, Removal
+from nas.seeds import MOST_SEEDS
 from nas.trust import table
 
-PAYS, IDLE, OPEN, FAILED = "pays", "does not pay", "open", "not evaluated"
-"""Verdicts on a placement; see :attr:`Difference.verdict`."""
+FAILED = "not evaluated"
+"""Beside the verdicts of :class:`nas.removal.Removal`: there is none."""
 _NAME_WIDTH = 22
 CSV_COLUMNS = (
     *("trial", "architecture", "removed", "verdict", "accuracy", "seeds", "accuracy_lost", "accuracy_lost_half_width"),
@@ -30,106 +28,19 @@ CSV_COLUMNS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
-    """What an architecture loses and saves when some of its blocks are removed."""
-
-    full: Row
-    """The architecture."""
-    other: Row
-    """What is left of it."""
-    comparisons: int
-    """Among how many differences this one is looked at."""
-
-    @property
-    def lost(self) -> float:
-        """By how much the accuracy falls, as a fraction; below 0 where it rises."""
-        return self.full.accuracy - self.other.accuracy
-
-    @cached_property
-    def lost_half(self) -> float:
-        """How much chance can make of that (95 %), see :func:`nas.answer.noise`."""
-        return noise(self.full, self.other, self.comparisons)
-
-    @property
-    def images_half(self) -> float:
-        """How much the choice of validation images alone can make of it (95 %): no number of seeds narrows that."""
-        return image_noise(self.full, self.other, self.comparisons)
-
-    @property
-    def saved(self) -> float:
-        """By how much the latency falls, in latencies of the bare backbone; below 0 where it rises."""
-        return self.full.latency_ratio - self.other.latency_ratio
-
-    @property
-    def saved_half(self) -> float:
-        """How much the noise of the clock can make of that (95 %): both intervals as independent errors, Sidak's."""
-        quantile = NormalDist().inv_cdf
-        factor = quantile((1 + 0.95 ** (1 / self.comparisons)) / 2) / quantile(0.975)
-        return factor * math.hypot(*((row.ratio_high - row.ratio_low) / 2 for row in (self.full, self.other)))
-
-    @property
-    def is_unstable(self) -> bool:
-        """Whether the machine was too busy for one of the two ratios to be relied on."""
-        return self.full.unstable or self.other.unstable
-
-    @property
-    def hidden_by_seeds(self) -> bool:
-        """Whether a loss is within noise, but would not be if it were for the validation images alone."""
-        return self.images_half < self.lost <= self.lost_half
-
-    @property
-    def seeds_to_tell(self) -> int | None:
-        """Further seeds of each with which a loss of this size would be beyond noise; None where none would do.
-
-        The noise of the seed is taken to stay what it is estimated to be now, with its degrees of freedom.
-        """
-        room = self.lost**2 - self.images_half**2
-        if self.full.seed_error is None or self.lost <= 0 or room <= 0:
-            return None
-        sd = self.full.seed_error * math.sqrt(self.full.seeds)
-        for seeds in range(1 + min(self.full.seeds, self.other.seeds), MOST_SEEDS + 2):
-            error = sd * math.hypot(*(1 / math.sqrt(max(row.seeds, seeds)) for row in (self.full, self.other)))
-            if half_width(error, self.full.seed_degrees, self.comparisons) ** 2 < room:
-                return seeds - 1
-        return None
-
-    @property
-    def verdict(self) -> str:
-        """Whether what was removed pays; as :func:`nas.answer.recommend`, of what is within noise the faster one.
-
-        It pays if the accuracy falls beyond noise without it, or if it makes the network faster and no less accurate
-        (as built-in attention does that was taken out). It does not pay if that is not so and removing it makes the
-        network faster beyond noise, or more accurate and no slower. It is open where the clock cannot tell the two
-        apart or was disturbed, and where the seeds alone hide a loss that more of them could show.
-        """
-        if self.lost > self.lost_half:
-            return PAYS
-        gains, slower = self.lost < -self.lost_half, self.saved < -self.saved_half
-        if gains and not slower:
-            return IDLE
-        if self.is_unstable:
-            return OPEN
-        if slower:
-            return OPEN if gains else PAYS
-        if self.hidden_by_seeds:
-            return OPEN
-        return IDLE if self.saved > self.saved_half else OPEN
-
-
-@dataclass(frozen=True, kw_only=True)
 class Drop:
     """One placement that was removed, and what is left without it."""
 
     placement: Placement
     """What was removed."""
-    difference: Difference | None
+    difference: Removal | None
     """What that changes; None where it could not be evaluated."""
     reason: str = ""
     """Why not."""
 
     @property
     def verdict(self) -> str:
-        """Whether the placement pays, see :attr:`Difference.verdict`."""
+        """Whether the placement pays, see :attr:`Removal.verdict`."""
         return FAILED if self.difference is None else self.difference.verdict
 
     @property
@@ -150,7 +61,7 @@ class Ablation:
     """The architecture."""
     drops: tuple[Drop, ...]
     """Each of its placements."""
-    pruned: Difference | None = None
+    pruned: Removal | None = None
     """What it loses and saves without all that do not pay; None where there are none, or it could not be evaluated."""
     reason: str = ""
     """Why it could not."""
@@ -170,14 +81,21 @@ class Ablation:
         idle = [drop.difference for drop in self.having(IDLE) if drop.difference is not None]
         if not idle:
             return _keep(self)
-        if self.pruned is not None and self.pruned.lost <= self.pruned.lost_half:
-            return _take(self.pruned)
-        best = max(idle, key=lambda difference: difference.saved)
+        if self.pruned is not None and self.pruned.verdict != PAYS:
+            return _take(_fastest([*idle, self.pruned]))
+        sentence = _take(_fastest(idle))
         names = _listed(_names(self, IDLE))
         if self.pruned is None:
-            return f"{_take(best)} What is left without {names} could not be evaluated: {self.reason}."
+            return f"{sentence} What is left without {names} could not be evaluated: {self.reason}."
         lost = f"Without {names} at once (trial {self.pruned.other.trial}) {_change_words(self.pruned)}"
-        return f"{_take(best)} {lost}: one of them is needed."
+        return f"{sentence} {lost}: one of them is needed."
+
+
+def _fastest(differences: Sequence[Removal]) -> Removal:
+    """Return the one to take: the fastest of those that are as accurate as the best of them within noise."""
+    best = min(differences, key=lambda each: (each.lost, -each.saved))
+    near = [each for each in differences if each.lost - best.lost <= noise(best.other, each.other)]
+    return max(near, key=lambda each: each.saved)
 
 
 def name_of(placement: Placement) -> str:
@@ -210,11 +128,11 @@ def compare(
     """
     architecture = full.architecture
 
-    def difference(gone: Sequence[Placement]) -> tuple[Difference | None, str]:
+    def difference(gone: Sequence[Placement]) -> tuple[Removal | None, str]:
         left = without(architecture, gone).id
         if left not in rows:
             return None, reasons.get(left, "it was not tried")
-        return Difference(full=full, other=rows[left], comparisons=comparisons_of(architecture)), ""
+        return Removal(full=full, other=rows[left], comparisons=comparisons_of(architecture)), ""
 
     drops = []
     for placement in architecture.placements:
@@ -233,7 +151,7 @@ def _keep(ablation: Ablation) -> str:
     return f"{start}no block is shown not to pay; {'; '.join(parts)}."
 
 
-def _take(difference: Difference) -> str:
+def _take(difference: Removal) -> str:
     full, row = difference.full, difference.other
     words = f"Take trial {row.trial} ({row.architecture.describe()}) instead of {full.trial}: {accuracy_text(row)} % "
     words += f"accuracy at {ms_text(row.latency_ms)} ms, {ratio_text(row)} times the latency of the bare backbone and "
@@ -245,13 +163,13 @@ def _take(difference: Difference) -> str:
     return f"{words}{100 * difference.lost_half:.1f} that {_causes(difference)} can make (95 %)."
 
 
-def _causes(difference: Difference) -> str:
+def _causes(difference: Removal) -> str:
     if difference.full.seed_error is None:
         return "the choice of validation images alone"
     return "validation images and training seeds"
 
 
-def _change_words(difference: Difference) -> str:
+def _change_words(difference: Removal) -> str:
     """Return in words what removing a block does."""
     lost, half = 100 * difference.lost, 100 * difference.lost_half
     accuracy = f"the accuracy {'falls' if lost > 0 else 'rises'} by {abs(lost):.1f} ±{half:.1f} points"
@@ -260,7 +178,7 @@ def _change_words(difference: Difference) -> str:
     return f"{accuracy}, and the latency ratio {faster} by {saved:.3f} ±{difference.saved_half:.3f}"
 
 
-def _open_words(difference: Difference) -> str:
+def _open_words(difference: Removal) -> str:
     """Return what would settle an open question, or what was not to be seen in one that is settled."""
     if difference.verdict == IDLE and difference.lost > 0:
         images = 100 * difference.images_half
@@ -288,7 +206,7 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
-def _lines(ablation: Ablation) -> list[tuple[str, Difference | None, str, str]]:
+def _lines(ablation: Ablation) -> list[tuple[str, Removal | None, str, str]]:
     """Return what was removed, what that changed, the verdict and why there is none, a line each."""
     found = [(drop.placement.describe(), drop.difference, drop.verdict, drop.reason) for drop in ablation.drops]
     idle = ablation.having(IDLE)
@@ -316,7 +234,7 @@ def report(ablation: Ablation, *, title: str, facts: Mapping[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _cells(difference: Difference | None) -> tuple[str, ...]:
+def _cells(difference: Removal | None) -> tuple[str, ...]:
     if difference is None:
         return ("-",) * 5
     row = difference.other

@@ -19,6 +19,7 @@ from nas.architecture import Architecture, Placement
 from nas.evaluation import EvaluationError
 from nas.facts import latency_words
 from nas.front import Row, at_least_one, pick
+from nas.removal import IDLE
 from nas.reopen import Place, Reopened, reopen
 from nas.run import write_files
 from nas.seeds import further_seeds
@@ -165,7 +166,7 @@ class Check:
         while True:
             rows = {row.architecture.id: row for row in self.study.rows()}
             found = ablation.compare(rows[full.id], rows, self.reasons, removed=removed)
-            idle = [drop.placement for drop in found.having(ablation.IDLE)]
+            idle = [drop.placement for drop in found.having(IDLE)]
             if idle == removed:
                 return found
             # What is evaluated now tells more of the noise, too, after which others may be idle. That ends, as there

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def search(
     """
     ready = _ready(settings, on_weights)
     study, workers = ready.study, settings.workers_per_device
-    keep_up = files.Sparing(lambda: write_files(study, settings.folder))
+    keep_up = _kept_up(study, settings.folder)
 
     def after_trial(study: Study) -> None:
         keep_up()
@@ -314,6 +315,8 @@ def write_files(study: Study, folder: Path) -> None:
     """Write the study's front, pages and best config, each whole or not at all."""
     story = report.tell(study, folder)
     report.write_front_csv(story.rows, folder / "front.csv")
+    if story.answer is not None:
+        export.write(export.config(study, story.answer.row), folder / "best.json")
     report.write_pareto(
         story.rows,
         folder / "pareto.html",
@@ -323,5 +326,15 @@ def write_files(study: Study, folder: Path) -> None:
         gained=story.gained,
     )
     report.write_report(story, folder / "report.html")
-    if story.answer is not None:
-        export.write(export.config(study, story.answer.row), folder / "best.json")
+
+
+def _kept_up(study: Study, folder: Path) -> files.Sparing:
+    """Return what writes the study's files while it is searched: what cannot be drawn must not end the search."""
+
+    def write() -> None:
+        try:
+            write_files(study, folder)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            warnings.warn(f"the pages could not be written: {type(error).__name__}: {error}", stacklevel=2)
+
+    return files.Sparing(write)

@@ -9,9 +9,10 @@ import math
 import pytest
 from rows import make_row
 
-from nas.ablation import FAILED, IDLE, OPEN, PAYS, Ablation, Difference, compare, csv_text, report, without
+from nas.ablation import FAILED, Ablation, compare, csv_text, report, without
 from nas.architecture import Architecture, Placement
 from nas.front import Row
+from nas.removal import IDLE, OPEN, PAYS, Removal
 
 MANY = 1_000_000
 """Validation images whose choice makes hardly a tenth of a point."""
@@ -39,9 +40,9 @@ def row(
     )
 
 
-def difference(lost: float, saved: float, **named: object) -> Difference:
+def difference(lost: float, saved: float, **named: object) -> Removal:
     full, other = row(1, 0.9, 1.3, **named), row(2, 0.9 - lost, 1.3 - saved, (1,), **named)  # type: ignore[arg-type]
-    return Difference(full=full, other=other, comparisons=1)
+    return Removal(full=full, other=other, comparisons=1)
 
 
 @pytest.mark.parametrize(
@@ -199,3 +200,16 @@ def test_the_csv_has_a_line_for_each() -> None:
     assert float(lines[1]["accuracy_lost"]) == pytest.approx(0.1)
     assert float(lines[1]["ratio_saved"]) == pytest.approx(0.2)
     assert lines[2]["placements"] == "1: se(reduction=16)"
+
+
+def test_what_is_left_without_all_is_not_taken_where_one_removal_gives_more() -> None:
+    found = ablation(
+        row(5, 0.8, 1.3), row(6, 0.9, 1.25, (1,)), row(7, 0.9, 1.2, (2,)), row(8, 0.8, 1.0, ()), removed=(1, 2)
+    )
+    assert found.sentence.startswith("Take trial 7 (2: se(reduction=16)) instead of 5")
+    slower = ablation(
+        row(5, 0.8, 1.3), row(6, 0.8, 1.2, (1,)), row(7, 0.8, 1.25, (2,)), row(8, 0.8, 1.43, ()), removed=(1, 2)
+    )
+    assert slower.pruned is not None
+    assert slower.pruned.verdict == PAYS
+    assert slower.sentence.startswith("Take trial 6 (1: se(reduction=16)) instead of 5")

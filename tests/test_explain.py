@@ -14,12 +14,13 @@ import pytest
 import toy
 from rows import make_row
 
-from nas.ablation import FAILED, IDLE, PAYS
+from nas.ablation import FAILED
 from nas.architecture import Architecture
 from nas.cli import main
 from nas.evaluation import Evaluation, EvaluationError, wilson_interval
 from nas.explain import Check, chosen
 from nas.front import mark_front
+from nas.removal import IDLE, PAYS
 from nas.seeds import Replicate
 from nas.study import Study, run
 

@@ -70,6 +70,7 @@ LAYERS: dict[str, int] = {
     "nas.seeds": 0,
     "nas.trust": 0,
     "nas.ablation": 0,
+    "nas.removal": 0,
     "nas.catalogue": 0,
     "nas.cost_table": 0,
     "nas.files": 0,

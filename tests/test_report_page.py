@@ -261,10 +261,12 @@ def test_flops_mislead_by_what_was_measured() -> None:
     bare = replaced(make_rows(1)[0], latency_ratio=1.0, ratio_low=1.0, ratio_high=1.0, latency_ms=3.0)
     rows = [bare, counted(bare, 1.01, 1.5, 1), counted(bare, 1.02, 1.1, 2), counted(bare, 1.03, 1.2, 3)]
     assert macs_sentence(rows) == (
-        "Over 3 architectures with blocks the multiply-accumulates grew by 2.0% (median), the latency by 20.0%; the "
-        "rank correlation of the two is -0.50. FLOPs mislead most about trial 1: +1.0% multiply-accumulates are +50.0% "
-        "latency."
+        "Over 3 architectures with blocks the median change of the multiply-accumulates is +2.0%, that of the latency "
+        "+20.0%; the rank correlation of the two is -0.50. FLOPs mislead most about trial 1: +1.0% "
+        "multiply-accumulates, +50.0% latency."
     )
+    slow = [bare, counted(bare, 4.0, 1.15, 1), counted(bare, 1.011, 1.01, 2), counted(bare, 1.02, 1.005, 3)]
+    assert "most about trial 1: +300.0% multiply-accumulates, +15.0% latency" in macs_sentence(slow)
     figure = macs_figure(rows)
     equal = figure.data[0]
     assert list(equal.x) == list(equal.y)

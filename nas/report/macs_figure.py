@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 from statistics import median
@@ -28,14 +29,12 @@ def macs_sentence(rows: Sequence[Row]) -> str:
     if len(found) < 2:
         return ""
     counted, timed = [macs for _, macs, _ in found], [latency for _, _, latency in found]
-    row, macs, latency = max(found, key=lambda each: each[2] - each[1])
-    words = (
-        f"Over {len(found)} architectures with blocks the multiply-accumulates grew by {median(counted):.1%} (median), "
-    )
-    words += f"the latency by {median(timed):.1%}"
+    row, macs, latency = max(found, key=lambda each: abs(math.log((1 + each[2]) / (1 + each[1]))))
+    words = f"Over {len(found)} architectures with blocks the median change of the multiply-accumulates is "
+    words += f"{median(counted):+.1%}, that of the latency {median(timed):+.1%}"
     if len(set(counted)) > 2 and len(set(timed)) > 2:
         words += f"; the rank correlation of the two is {spearmanr(counted, timed).statistic:.2f}"
-    words += f". FLOPs mislead most about trial {row.trial}: {percent_more(1 + macs, 1)} multiply-accumulates are "
+    words += f". FLOPs mislead most about trial {row.trial}: {percent_more(1 + macs, 1)} multiply-accumulates, "
     return f"{words}{percent_more(1 + latency, 1)} latency."
 
 

@@ -97,7 +97,8 @@ def tell(study: Study, folder: Path | None = None) -> Story:
         study: The study; another process may be working on it.
         folder: The study's folder, where further verbs may have written what they found.
     """
-    rows = with_probabilities(study.rows())
+    # Other workers may finish trials meanwhile: what is looked up by a trial's number is read after the trials.
+    rows, gained = with_probabilities(study.rows()), study.last_gain()
     return Story(
         name=study.name,
         rows=rows,
@@ -108,7 +109,7 @@ def tell(study: Study, folder: Path | None = None) -> Story:
         turned=_turned(study),
         failures=study.failures(),
         spent=study.spent(),
-        gained=study.last_gain(),
+        gained=gained,
         facts=facts(study),
         protocol=protocol_facts(study),
         commands=_commands(study, folder),

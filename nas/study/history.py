@@ -21,8 +21,8 @@ class History(Record):
 
     def curves(self) -> dict[int, tuple[float, ...]]:
         """Return the validation accuracy after each epoch, by the number of the first trial that finished it."""
-        evaluations = self._evaluations()
         first = {id_of(trial): trial.number for trial in reversed(self._trials(TrialState.COMPLETE))}
+        evaluations = self._evaluations()  # after the trials: what another worker finishes is kept before it says so
         return {number: evaluations[key].curve for key, number in sorted(first.items(), key=lambda pair: pair[1])}
 
     def spent(self) -> dict[int, float]:
