@@ -66,8 +66,10 @@ class Choice:
 class Found:
     """A study, open to be asked: while a search goes on elsewhere, too. It is closed by ``with`` or :meth:`close`."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, folder: Path) -> None:
+        """Take an open study, and its folder: where its files are, and what further verbs have found."""
         self.study = study
+        self.folder = folder
 
     @property
     def name(self) -> str:
@@ -120,20 +122,25 @@ class Found:
 
         if name not in report.FIGURES:
             raise ValueError(f"figure must be one of {', '.join(report.FIGURES)}, but got {name!r}")
-        story = report.tell(self.study)
+        story = report.tell(self.study, self.folder)
         if name not in report.drawable(story):
             raise ValueError(f"too few trials have finished for the figure {name!r}: {len(story.rows)}")
         return report.FIGURES[name](story)
 
-    def report(self, path: str | Path) -> None:
-        """Write ``report.html``, which explains the study in one file.
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the page that explains the study in one file, and return where it is.
+
+        Args:
+            path: The file; None for ``report.html`` in the study's folder.
 
         Raises:
             OSError: If the file cannot be written.
         """
         from nas import report
 
-        report.write_report(report.tell(self.study, Path(path).parent), path)
+        page = self.folder / "report.html" if path is None else Path(path)
+        report.write_report(report.tell(self.study, self.folder), page)
+        return page
 
     def close(self) -> None:
         """Close the database."""
@@ -179,13 +186,13 @@ def search(
 
     asked = Settings(space=space, data=data, budget=budget, **settings)
     if not progress:
-        return Found(run.search(asked).study)
+        return Found(run.search(asked).study, asked.folder)
     bar = Progress(budget)
     try:
         found = run.search(asked, on_start=bar.start, on_trial=bar.update, on_replicate=bar.replicate)
     finally:
         bar.close()
-    return Found(found.study)
+    return Found(found.study, asked.folder)
 
 
 def open_study(name: str | None = None, *, studies: str | Path = "studies", storage: str | None = None) -> Found:
@@ -206,4 +213,4 @@ def open_study(name: str | None = None, *, studies: str | Path = "studies", stor
         if len(names) != 1:
             raise StudyError(f"name a study; the database has: {', '.join(names) or 'none'}")
         (name,) = names
-    return Found(Study.open(name, url))
+    return Found(Study.open(name, url), Path(studies) / name)

@@ -17,8 +17,8 @@ from nas.ablation import Ablation
 from nas.answer import accuracy_text, ratio_text, recommend
 from nas.architecture import Architecture, Placement
 from nas.evaluation import EvaluationError
-from nas.facts import latency_words
-from nas.front import Row, at_least_one, pick
+from nas.facts import epochs_words, latency_words
+from nas.front import Row, at_least_one, most_accurate, pick
 from nas.removal import IDLE
 from nas.reopen import Place, Reopened, reopen
 from nas.run import write_files
@@ -96,7 +96,9 @@ def chosen(rows: Sequence[Row], trial: int | None) -> Row:
     if not row.architecture.placements:
         found = f"trial {row.trial} is the bare backbone and has no block to remove"
         found += ", and it is what the study recommends" if trial is None else ""
-        raise ValueError(f"{found}; name a trial that has some with --trial N")
+        other = min((each for each in rows if each.architecture.placements), key=most_accurate, default=None)
+        such = "" if other is None else f", such as --trial {other.trial}, the most accurate"
+        raise ValueError(f"{found}; name a trial that has some with --trial N{such}")
     return row
 
 
@@ -234,17 +236,17 @@ def _facts(study: Study, found: Ablation, failures: Sequence[str]) -> dict[str, 
     at_once = f" for all {found.comparisons} comparisons at once" if found.comparisons > 1 else ""
     facts = {
         "The study recommends": recommend(study.rows()).sentence,
-        "Training": f"{protocol.epochs} epochs, as in the search; trainings of each: "
+        "Training": f"{epochs_words(protocol)}, as in the search; trainings of each: "
         + ", ".join(f"trial {trial} {count}" for trial, count in trainings.items()),
         "±": f"95 %{at_once}; of the accuracy, that of the choice of validation "
         "images and of the training seeds; of the ratio to the bare backbone's latency, that of the clock",
         "First training": f"that of trial {full.trial} may be lucky, as the trial was picked; further seeds (--seeds) "
-        "make up for that",
+        "outweigh it",
         "Timing": latency_words(protocol),
     }
     if joined:
-        numbers = ", ".join(map(str, joined))
-        facts["Joined the study"] = f"trial {numbers}; the budget of a search does not pay for what joins like this"
+        numbers = f"trial{'s' if len(joined) > 1 else ''} {', '.join(map(str, joined))}"
+        facts["Joined the study"] = f"{numbers}; the budget of a search does not pay for what joins like this"
     if any(row.unstable for row in compared):
         facts["?"] = "the machine was too busy to time it well"
     if noise is not None:

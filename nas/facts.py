@@ -15,6 +15,11 @@ def _weights_words(protocol: Protocol) -> str:
     return f"{protocol.weights}; learning rate of blocks x {protocol.block_lr_factor:g}{frozen}"
 
 
+def epochs_words(protocol: Protocol) -> str:
+    """Return for how many epochs the proxy trains."""
+    return f"{protocol.epochs} epoch{'s' if protocol.epochs > 1 else ''}"
+
+
 def latency_words(protocol: Protocol) -> str:
     """Return what is timed, by what, and where."""
     size = protocol.latency_resolution or protocol.resolution
@@ -42,7 +47,7 @@ def facts(study: Study) -> dict[str, str]:
         **({"Weights": _weights_words(protocol)} if protocol.weights else {}),
         "Data": f"{protocol.data}, {protocol.num_classes} classes, {protocol.channels}x{protocol.resolution}"
         f"x{protocol.resolution}; accuracy is on the validation split, which the search selects on",
-        "Proxy": f"{protocol.epochs} epochs, batch {protocol.batch_size}, {protocol.optimizer} at "
+        "Proxy": f"{epochs_words(protocol)}, batch {protocol.batch_size}, {protocol.optimizer} at "
         f"{protocol.learning_rate:g}, {protocol.augmentation}, {protocol.precision}, seed {protocol.seed}"
         + (", compiled" if protocol.compile else "")
         + (f", weights averaged over {protocol.average_epochs} epochs" if protocol.average_epochs > 1 else "")

@@ -129,5 +129,6 @@ def test_the_verb_writes_the_pages_again(folder: Path, capsys: pytest.CaptureFix
 
 
 def test_a_study_writes_its_report(study: nas.Found, tmp_path: Path) -> None:
-    study.report(tmp_path / "page.html")
+    assert study.report(tmp_path / "page.html") == tmp_path / "page.html"
+    assert f"--study small --studies {study.folder.parent} --out best" in (tmp_path / "page.html").read_text()
     assert study.answer.split(";")[0][:40] in (tmp_path / "page.html").read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ import pytest
 
 from nas import report
 from nas.architecture import Architecture, Placement
+from nas.command import Commands
 from nas.effects import effects
 from nas.front import Row, front
 from nas.limits import Limits
@@ -42,7 +43,7 @@ def make_story(count: int = 30, **given: object) -> Story:
     spent = {row.trial: row.trial + 1.0 for row in rows}
     whole = {"name": "a study", "rows": rows, "stages": STAGES, "curves": curves, "spent": spent, "gained": None}
     whole |= {"facts": {"Backbones": "resnet18", "Trials": f"{len(rows)} finished"}, "protocol": {"epochs": "3"}}
-    whole |= {"commands": ("python run_search.py --budget 50", "python run_search.py export --study a")}
+    whole |= {"commands": Commands(flags="--study a", begun="python run_search.py --budget 50")}
     return Story(**{**whole, **given})
 
 
@@ -70,7 +71,7 @@ def test_the_page_tells_everything(tmp_path: Path) -> None:
         story.answer.sentence,
         "What to take",
         "knee of the front",
-        "python run_search.py export --study a --pick accuracy",
+        "python run_search.py export --study a --pick accuracy --out best",
         f"Front: {len(front(story.rows))} of 30 finished trials",
         "What each block does at each stage",
         macs_sentence(story.rows),
@@ -116,7 +117,13 @@ def test_no_name_can_break_the_page(tmp_path: Path) -> None:
     rows[5] = replaced(rows[5], architecture=hostile, accuracy=0.999, accuracy_low=0.99, accuracy_high=1.0)
     rows[1] = replaced(rows[1], control=f"{HOSTILE} everywhere")
     facts = {"Backbones": HOSTILE, "Trials": HOSTILE, HOSTILE: HOSTILE}
-    named = {"name": HOSTILE, "facts": facts, "commands": (HOSTILE,), "failures": [(7, HOSTILE)], "protocol": facts}
+    named = {
+        "name": HOSTILE,
+        "facts": facts,
+        "commands": Commands(flags=HOSTILE, begun=HOSTILE),
+        "failures": [(7, HOSTILE)],
+        "protocol": facts,
+    }
     page = page_of(make_story(rows=rows, checks=(HOSTILE,), **named), tmp_path)
     assert "<script>alert" not in page.replace(plotly_js().decode(), "")
     assert Elements(page).text.count(HOSTILE) >= 8

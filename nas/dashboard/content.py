@@ -12,7 +12,8 @@ from uuid import UUID, uuid5
 
 from nas import export, report
 from nas.answer import recommend
-from nas.dashboard.notes import Commands, TrialNotes, study_note
+from nas.command import Commands
+from nas.dashboard.notes import TrialNotes, study_note
 from nas.front import Row
 from nas.study import Study
 

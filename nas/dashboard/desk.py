@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas import files
+from nas.command import Commands
 from nas.dashboard.attributes import attributes
 from nas.dashboard.content import Content, content, files_of
 from nas.dashboard.markdown import escape
-from nas.dashboard.notes import Commands
 from nas.dashboard.shelf import FOLDER, Shelf
 from nas.evaluation import first_line
 

@@ -18,18 +18,11 @@ from nas.answer import (
 )
 from nas.architecture import Architecture, Placement
 from nas.attention.options import options_text
+from nas.command import Commands
 from nas.dashboard.markdown import bars, escape, fenced, table
 from nas.front import BARE, Row, bare_row, front
 from nas.study import End
 
-COMMANDS = (
-    ("export", "--out best.json", "the recommended architecture as a file that builds the model"),
-    ("explain", "", "which of its blocks pay"),
-    ("verify", "", "train it fully, next to the bare backbone, on the test split that no search saw"),
-    ("report", "", "report.html again"),
-    ("dashboard", "--edit", "this page, with notes that you can write"),
-)
-"""Verb, flags and purpose of what is commonly done next."""
 _OUTCOMES = {
     "stopped": "Stopped early",
     "rejected": "Beyond the limits, not trained",
@@ -49,25 +42,6 @@ _LIMITS_OF_PAGE = (
     "The limits are shown as constraints: trials beyond them are grey in the dashboard's plots. Its list of best "
     "trials ignores them."
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Commands:
-    """What is commonly done next with a study, as command lines."""
-
-    flags: str = ""
-    """Such as ``--study mine --studies elsewhere``, quoted for a shell."""
-    begun: str = ""
-    """The command that began the search, without those flags; empty where it is not known."""
-
-    def lines(self) -> list[str]:
-        """Return the lines: each command beneath what it is for."""
-        found = [f"{self.begun} {self.flags}".rstrip()] if self.begun else []
-        found = ["# the search itself; a larger --budget goes on", *found] if found else []
-        for verb, more, purpose in COMMANDS:
-            words = ("python run_search.py", verb, self.flags, more)
-            found += [f"# {purpose}", " ".join(filter(None, words))]
-        return found
 
 
 def study_note(

@@ -44,14 +44,10 @@ def curves_figure(story: Story) -> Any:
                 _lines([named[row.trial]], label, {"color": colour, "width": 2.5 if row.control == BARE else 1.5})
             )
     epochs = max((len(curve) for curve in story.curves.values()), default=1)
-    across = {
-        **AXIS,
-        "title": {"text": "epoch", "standoff": 6},
-        "range": (0.8, epochs + 0.2),
-        "nticks": min(10, epochs + 1),
-    }
+    across = {**AXIS, "title": {"text": "epoch", "standoff": 6}, "range": (0.8, epochs + 0.2)}
+    across |= {"dtick": 1} if epochs <= 10 else {"nticks": 10}  # there is no epoch 0.5
     up = {**AXIS, "title": {"text": "validation accuracy (%)"}, "automargin": True}
-    layout = look(across, up) | {"margin": {"l": 60, "r": 16, "t": 40, "b": 20}}
+    layout = look(across, up) | {"margin": {"l": 60, "r": 16, "t": 40, "b": 50}}
     layout |= {"legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.2, "yanchor": "top"}}
     return go.Figure({"data": [trace for trace in traces if trace["x"]], "layout": layout})
 

@@ -15,6 +15,8 @@ GAINS = ((0.0, "#B35806"), (0.25, "#F1A340"), (0.5, "#F7F7F7"), (0.75, "#998EC3"
 """Colours of what is worse and better, which colour-blind readers can tell apart (ColorBrewer's PuOr)."""
 COSTS = ((0.0, "#FFFFFF"), (1.0, "#0072B2"))
 """Colours of what costs little and much."""
+GUESSED = 0.5
+"""Share of the variance before any training, from which on an effect is said to be mostly guessed."""
 FIGURES = ("accuracy", "latency")
 """What a map may show."""
 
@@ -105,7 +107,10 @@ def _hover(effect: Effect) -> str:
     lines = [f"<b>{escape(effect.block)} at stage {effect.stage}</b>{_position_text(effect.position)}"]
     lines += [f"accuracy {interval_text(effect.accuracy)} points"]
     lines += [f"latency {interval_text(effect.latency)} % of the bare backbone's"]
-    lines += [f"in {effect.n} trained architecture{'s' if effect.n != 1 else ''}"]
+    of = f", the mean of {effect.options} settings" if effect.options > 1 else ""
+    lines += [f"in {effect.n} trained architecture{'s' if effect.n != 1 else ''}{of}"]
+    if effect.unsure > GUESSED:
+        lines += ["which tell little of it: mostly what its block and its stage do elsewhere"]
     if effect.pair_accuracy is not None and effect.pair_latency is not None:
         lines += [f"{effect.pairs} matched pair{'s' if effect.pairs != 1 else ''}:"]
         lines += [f"  accuracy {interval_text(effect.pair_accuracy)} points"]

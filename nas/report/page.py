@@ -48,8 +48,8 @@ blocks stand.</p>
 
 PROGRESS_NOTE = """<p class="note">The dominated area is what of the plot above lies below and to the right of the
 trials so far, up to a reference point a tenth of the front's extent below its least accurate and beyond its slowest
-member; the front grows beyond noise with a trial whose accuracy no trial that is at most as slow, up to the growth
-before, reaches within one standard error.</p>"""
+member. The dotted line marks the last trial that was more accurate, by more than one standard error, than all that were
+at least as fast before; what the area grew since may be chance.</p>"""
 
 CSS = """
 html { overflow-y: scroll; }

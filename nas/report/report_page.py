@@ -14,7 +14,16 @@ from nas.report.figures import drawable, figures
 from nas.report.look import drawn
 from nas.report.macs_figure import macs_sentence
 from nas.report.page import FRONT_NOTE, PROGRESS_NOTE, facts_list, write_page
-from nas.report.page_text import COORDINATES_NOTE, CSS, CURVES_NOTE, EFFECTS_NOTE, MACS_NOTE, PICKS_NOTE, SCRIPT
+from nas.report.page_text import (
+    COORDINATES_NOTE,
+    CSS,
+    CURVES_NOTE,
+    EFFECTS_NOTE,
+    MACS_NOTE,
+    PICKS_NOTE,
+    SCRIPT,
+    TURNED_NOTE,
+)
 from nas.report.story import Story
 from nas.report.strip import CSS as STRIP_CSS
 from nas.report.strip import strip_html
@@ -50,7 +59,7 @@ def _head(story: Story) -> str:
     links += [("effects", "Effects")] if "accuracy effects" in drawn_names else []
     links += [("macs", "MACs")] if "macs" in drawn_names else []
     links += [("search", "Search")] if story.rows else []
-    links += [("checks", "Checks")] if story.checks else []
+    links += [("checks", "Further findings")] if story.checks else []
     links += [("made", "How it was made")]
     menu = " ".join(f'<a href="#{name}">{words}</a>' for name, words in links)
     about = " · ".join(story.facts[name] for name in ("Backbones", "Trials") if name in story.facts)
@@ -62,24 +71,19 @@ def _head(story: Story) -> str:
 
 def _picks(story: Story) -> str:
     """Return what one may take, each with its network drawn and the words by which it is exported."""
-    export = next((line for line in story.commands if " export " in line), "")
     lines = []
     for pick in story.picks:
         row = pick.row
-        words = f"{export} --pick {pick.how}" if pick.how is not None else export
+        words = story.commands.to("export", f"{f'--pick {pick.how} ' if pick.how is not None else ''}--out best")
         cells = {
             "what": f"<b>{escape('; '.join(pick.names))}</b>, trial {row.trial}",
             "accuracy %": accuracy_text(row),
             "latency ms": ms_text(row.latency_ms),
             "ratio to bare": ratio_text(row),
             "network": strip_html(row.architecture, story.stages),
-            "export": f"<code>{escape(words)}</code>" if export else "",
         }
-        shown = "".join(
-            f'<td data-name="{name}"><span>{cell}</span></td>' for name, cell in cells.items() if name != "export"
-        )
-        lines.append(f"<tr>{shown}</tr>")
-        lines[-1] += f'<tr class="command"><td colspan="5">{cells["export"]}</td></tr>' if export else ""
+        shown = "".join(f'<td data-name="{name}"><span>{cell}</span></td>' for name, cell in cells.items())
+        lines.append(f'<tr>{shown}</tr><tr class="command"><td colspan="5"><code>{escape(words)}</code></td></tr>')
     header = "".join(f"<th>{name}</th>" for name in ("what", "accuracy %", "latency ms", "ratio to bare", "network"))
     table = f'<table class="picks"><thead><tr>{header}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
     return f"<section><h2>What to take</h2>{PICKS_NOTE}{table}</section>"
@@ -96,10 +100,11 @@ def _front(story: Story, plot: str) -> str:
     # "<" is written in JSON's own way, so that no name can end the script.
     shown = json.dumps({"start": start, "trials": data}).replace("<", "\\u003c")
     panel = _panel("figure-pareto")
+    limits = TURNED_NOTE if story.turned else ""
     panel += f'<script type="application/json" id="placements">{shown}</script>'
     return (
-        f'<section id="front"><h2>Accuracy against latency</h2><div class="plot">{plot}</div>{panel}{FRONT_NOTE}'
-        f"{front_table(story.rows)}</section>"
+        f'<section id="front"><h2>Accuracy against latency</h2><div class="plot">{plot}</div>{panel}'
+        f"{FRONT_NOTE}{limits}{front_table(story.rows)}</section>"
     )
 
 
@@ -142,9 +147,16 @@ def _effects(story: Story, plots: dict[str, str]) -> str:
     table = f"<table><thead><tr>{header}</tr></thead><tbody>{lines}</tbody></table>"
     return (
         f'<section id="effects"><h2>What each block does at each stage</h2>{EFFECTS_NOTE}<div class="maps">{maps}</div>'
-        f'<p class="note">{escape(trust_sentence(story.effects))}</p>'
+        f'<p class="note">{escape(trust_sentence(story.effects))} {escape(_untried(story))}</p>'
         f"<details><summary>All effects with their intervals</summary>{table}</details></section>"
     )
+
+
+def _untried(story: Story) -> str:
+    """Return which blocks of the space were never trained to the end; empty if all were."""
+    assert story.effects is not None
+    names = [block for block in story.blocks if block not in story.effects.blocks]
+    return f"Of the space, but never trained to the end: {', '.join(names)}." if names else ""
 
 
 def trust_sentence(effects: EffectMap) -> str:
@@ -221,8 +233,8 @@ def _check(text: str) -> str:
 
 
 def _made(story: Story) -> str:
-    commands = "\n".join(story.commands)
-    listed = f"<h3>Commands</h3><pre><code>{escape(commands)}</code></pre>" if commands else ""
+    commands = escape("\n".join(story.commands.lines()))
+    listed = f"<h3>Commands</h3><pre><code>{commands}</code></pre>"
     return (
         f'<section id="made"><h2>How it was made</h2>{facts_list(story.facts)}{listed}'
         f"<details><summary>The whole protocol</summary>{facts_list(story.protocol)}</details></section>"

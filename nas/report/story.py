@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.answer import Recommendation, recommend
+from nas.command import Commands, commands_of
 from nas.confirm import with_probabilities
 from nas.effects import EffectMap, effects
 from nas.facts import facts, protocol_facts
@@ -45,6 +47,8 @@ class Story:
     """The finished trials, with their chance to be on the front."""
     stages: tuple[Stage, ...] = ()
     """Where in the backbone something may stand."""
+    blocks: tuple[str, ...] = ()
+    """Names of the blocks of the space."""
     limits: Limits = field(default_factory=Limits)
     """What an architecture may cost."""
     curves: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
@@ -63,7 +67,7 @@ class Story:
     """What a reader needs to judge the figures."""
     protocol: Mapping[str, str] = field(default_factory=dict)
     """Everything that could change a figure."""
-    commands: tuple[str, ...] = ()
+    commands: Commands = field(default_factory=Commands)
     """The command that repeats the search, if it is known, and those that go on from here."""
     checks: tuple[str, ...] = ()
     """What further verbs have found, as Markdown."""
@@ -103,6 +107,7 @@ def tell(study: Study, folder: Path | None = None) -> Story:
         name=study.name,
         rows=rows,
         stages=_stages(study, rows),
+        blocks=_blocks(study),
         limits=study.limits,
         curves=study.curves(),
         stopped=study.stopped(),
@@ -112,7 +117,7 @@ def tell(study: Study, folder: Path | None = None) -> Story:
         gained=gained,
         facts=facts(study),
         protocol=protocol_facts(study),
-        commands=_commands(study, folder),
+        commands=_commands(study, folder, rows),
         checks=_checks(folder),
     )
 
@@ -123,6 +128,13 @@ def _stages(study: Study, rows: list[Row]) -> tuple[Stage, ...]:
     names = {int(key.removeprefix("stage")): str(stage["name"]) for key, stage in stages.items()}
     used = {placement.stage for row in rows for placement in row.architecture.placements}
     return tuple((index, names.get(index, "")) for index in sorted({*names, *used}))
+
+
+def _blocks(study: Study) -> tuple[str, ...]:
+    """Return the names of the blocks of a study's space."""
+    (stages,) = study.space["backbones"].values()
+    offered = [site["blocks"] for stage in stages.values() for site in stage["positions"].values()]
+    return tuple(dict.fromkeys(name for blocks in offered for name in blocks))
 
 
 def _turned(study: Study) -> list[Turned]:
@@ -138,13 +150,12 @@ def _checks(folder: Path | None) -> tuple[str, ...]:
     return tuple(path.read_text(encoding="utf-8", errors="replace") for path in paths)
 
 
-def _commands(study: Study, folder: Path | None) -> tuple[str, ...]:
-    from nas.command import naming  # brings Optuna, which the pages themselves do not need
-
+def _commands(study: Study, folder: Path | None, rows: list[Row]) -> Commands:
+    """Return the commands for which there is something: no verb removes a block from the bare backbone."""
     studies = str(folder.parent) if folder is not None else "studies"
     is_elsewhere = folder is not None and study.url != f"sqlite:///{folder.parent / 'studies.db'}"
-    same = naming(study.name, studies, is_elsewhere=is_elsewhere)
-    repeat = (study.inputs or {}).get("command")
-    verbs = ("export", "explain", "verify", "retime", "dashboard")
-    further = tuple(f"python run_search.py {verb} {same}" for verb in verbs)
-    return (*([f"{repeat} {same}"] if repeat else []), *further)
+    found = commands_of(study, studies, is_elsewhere=is_elsewhere)
+    if not rows:
+        return dataclasses.replace(found, verbs=("dashboard",))
+    verbs = found.verbs if recommend(rows).row.architecture.placements else tuple(set(found.verbs) - {"explain"})
+    return dataclasses.replace(found, verbs=verbs)

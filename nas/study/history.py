@@ -56,10 +56,6 @@ class History(Record):
         """Return the learning curves of the finished trials."""
         return _curves(self._trials(TrialState.COMPLETE), self._evaluations())
 
-    def last_trial(self) -> int | None:
-        """Return the number of the last trial that was trained, to the end or to a rung."""
-        return max((trial.number for trial in self._trained()), default=None)
-
     def last_gain(self) -> int | None:
         """Return the number of the last trial by which the front grew beyond noise; None before the first one.
 

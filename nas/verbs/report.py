@@ -25,10 +25,14 @@ def run(arguments: argparse.Namespace) -> int:
     study = open_study(arguments)
     folder = Path(arguments.studies) / study.name
     files.check_folder(folder)
-    write_files(study, folder)
+    try:
+        write_files(study, folder)
+    except OSError as error:
+        raise ValueError(f"cannot write into {folder}: {error}; --studies names another folder of studies") from error
     print(f"wrote {folder / 'report.html'}, pareto.html and front.csv")
     if arguments.png:
-        for path in report.write_pictures(report.tell(study, folder), folder / "figures"):
-            print(f"wrote {path}")
+        paths = list(report.write_pictures(report.tell(study, folder), folder / "figures"))
+        what = f"wrote {len(paths)} pictures into {folder / 'figures'}"
+        print(what if paths else "no trial has finished yet: there is nothing to draw")
     study.close()
     return DONE

@@ -53,6 +53,7 @@ def test_a_search_beside_an_open_dashboard_ends_without_an_error(tmp_path: Path)
     try:
         words = [sys.executable, str(Path(toy.__file__)), str(tmp_path), "40", "0.1"]
         paths = os.pathsep.join(path for path in sys.path if path)
+        (tmp_path / "hold").touch()
         search = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths})
         asked, seen = 0, set()
         while search.poll() is None:
@@ -60,9 +61,11 @@ def test_a_search_beside_an_open_dashboard_ends_without_an_error(tmp_path: Path)
                 shown = json.load(reply)
             seen.add(len(shown["trials"]))
             asked += 1
+            if asked == 5:
+                (tmp_path / "hold").unlink()
         assert (search.returncode, search.communicate()[1]) == (0, "")
-        assert asked >= 10
-        assert len(seen) >= 2
+        assert asked >= 5
+        assert min(seen) <= 1
         before = dump(tmp_path)
         deadline = time.monotonic() + 90
         while "of 40 finished" not in note_of(f"{address}/api/studies/{number}"):

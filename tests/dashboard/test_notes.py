@@ -10,9 +10,10 @@ from rows import make_row
 
 from nas.architecture import Architecture, Placement
 from nas.cli import parser
+from nas.command import COMMANDS, Commands
 from nas.dashboard.attributes import YOURS, with_theirs
 from nas.dashboard.markdown import bars, escape, fenced, table
-from nas.dashboard.notes import COMMANDS, Commands, TrialNotes, picture, study_note
+from nas.dashboard.notes import TrialNotes, picture, study_note
 from nas.evaluation import Evaluation, Latency
 from nas.front import Row, mark_front
 from nas.study import End
@@ -73,7 +74,7 @@ def test_the_study_note_has_answer_front_protocol_and_commands() -> None:
     assert "2 of 3 finished trials are on the front" in read
     assert re.search(r"\| 2 .* \(se everywhere\) \|", read)
     assert "- **Latency**: batch 1 on cpu|gpu" in read
-    assert "python run_search.py export --study mine --out best.json\n" in note
+    assert "python run_search.py export --study mine --out best\n" in note
     assert "The report, with its tables and notes, is report.html among the artifacts" in note
     assert "Architectures that are not finished" not in note
     assert "constraints" not in note

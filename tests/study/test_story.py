@@ -34,8 +34,9 @@ def test_a_story_holds_what_the_study_says(tmp_path: Path) -> None:
     assert set(story.curves) == {row.trial for row in story.rows}
     assert set(story.spent) >= set(story.curves)
     assert story.checks == ("# Can toy be trusted?", "# toy on another device")
-    assert story.commands[0] == f"python run_search.py --budget 30 --study toy --studies {tmp_path}"
-    assert f"python run_search.py export --study toy --studies {tmp_path}" in story.commands
+    lines = story.commands.lines()
+    assert f"python run_search.py --budget 30 --study toy --studies {tmp_path}" in lines
+    assert f"python run_search.py export --study toy --studies {tmp_path} --out best" in lines
     assert story.protocol["epochs"] == "4"
     assert report.drawable(story) == list(report.FIGURES)
 
@@ -72,3 +73,14 @@ def test_a_study_without_trials_has_a_story(tmp_path: Path) -> None:
     assert story.effects is None
     report.write_report(story, tmp_path / "report.html")
     assert "No trial has finished yet." in (tmp_path / "report.html").read_text()
+
+
+def test_only_commands_for_which_there_is_something_are_told(tmp_path: Path) -> None:
+    empty = create(tmp_path)
+    assert [line.split()[2] for line in report.tell(empty).commands.lines()[1::2]] == ["dashboard"]
+    run(empty, Trainings(None), space=toy.space(), budget=8, sampler="random")
+    story = report.tell(empty)
+    assert story.answer is not None
+    verbs = {line.split()[2] for line in story.commands.lines() if not line.startswith("#")}
+    assert verbs >= {"export", "verify", "retime", "report", "dashboard"}
+    assert ("explain" in verbs) == bool(story.answer.row.architecture.placements)
