@@ -58,6 +58,7 @@ def test_memory_that_does_not_suffice_is_told_in_words(
 @pytest.mark.parametrize(
     ("changes", "protocol", "message"),
     [
+        ({"other_data": True, "limit": 200}, {"channels": 3}, "was found on 3 channels, but the data digits have 1"),
         ({"limit": 200}, {}, r"the data digits with limit 200 have the hash \w+, but the search was made on \w+; give"),
         ({}, {"data": "flowers"}, "the search was made on 'flowers': say with --data where that folder lies"),
         ({"data": "nowhere"}, {"data": "flowers"}, "there is no data 'nowhere'"),

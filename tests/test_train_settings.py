@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from made_config import protocol_of
 
-from nas.train.settings import EPOCHS_FACTOR, Settings, Start, folder_of, recipe_of, start_of
+from nas.train.settings import EPOCHS_FACTOR, Settings, Start, counted, folder_of, recipe_of, start_of
 
 FRESH = Start(kind="fresh")
 WARM = {"warm_epochs": 4, "warm_learning_rate": 0.1, "learning_rate": 0.01}
@@ -136,3 +136,8 @@ def test_results_land_in_an_export_folder_or_beside_a_file(tmp_path: Path) -> No
     assert folder_of(tmp_path, Settings()) == tmp_path / "train"
     assert folder_of(tmp_path / "best.json", Settings()) == tmp_path / "best-train"
     assert folder_of(tmp_path, Settings(out="x")) == Path("x")
+
+
+def test_one_is_counted_in_the_singular() -> None:
+    assert [counted(count, "epoch") for count in (0, 1, 2)] == ["0 epochs", "1 epoch", "2 epochs"]
+    assert [counted(count, "class", "classes") for count in (1, 2)] == ["1 class", "2 classes"]

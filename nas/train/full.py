@@ -4,7 +4,8 @@ What is trained on, and when the test split is looked at: the training images of
 validation images watched, so that the curve shows an accuracy from the first epoch and nothing has to be chosen on
 test. The weights of the last epoch are tested; or, if asked for, those that were best on val; or val is trained on,
 too, and nothing is watched. Each trained network meets the test split once, after its last epoch, when no choice is
-left.
+left. That holds for one folder: trainings into other folders, with another learning rate say, look again, and nothing
+counts their looks. Who keeps the best of several by its test accuracy has chosen on test.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from nas.protocol import Protocol
 from nas.train import loop, paired, pictures, report
 from nas.train.loop import Watcher
 from nas.train.parallel import Crew, together
-from nas.train.settings import Recipe, Settings, Start, TrainingFailed, folder_of, recipe_of, start_of
+from nas.train.settings import Recipe, Settings, Start, TrainingFailed, counted, folder_of, recipe_of, start_of
 
 CONFIG = "architecture.json"
 """Name of the config in an export folder."""
@@ -138,12 +139,13 @@ def splits_of(protocol: Protocol, settings: Settings) -> Splits:
             f"the data {settings.data or source}{limit} have the hash {splits.hash}, but the search was made on "
             f"{protocol.data_hash}; give --data and --limit as the search had them, or --other-data to train on these"
         )
-    for name, here, found in (
-        ("classes", len(splits.classes), protocol.num_classes),
-        ("channels", splits.channels, protocol.channels),
+    for one, many, here, found in (
+        ("class", "classes", len(splits.classes), protocol.num_classes),
+        ("channel", "channels", splits.channels, protocol.channels),
     ):
         if here != found:
-            raise ValueError(f"the architecture was found on {found} {name}, but the data {source} have {here}")
+            words = counted(found, one, many)
+            raise ValueError(f"the architecture was found on {words}, but the data {source} have {here}")
     return splits
 
 
@@ -211,14 +213,15 @@ def _run(job: Job) -> report.Outcome:
     difference = None
     if BARE in tested:
         difference = paired.compare([each.correct for each in tested[FOUND]], [each.correct for each in tested[BARE]])
-    own = job.config if job.config.is_dir() else job.folder
+    # A folder of its own keeps all to itself: the weights in the export folder may be those of another training.
+    into_export = job.config.is_dir() and job.settings.out is None
     outcome = report.Outcome(
         architecture=job.architecture,
         found=tuple(tested[FOUND]),
         bare=tuple(tested.get(BARE, ())),
         difference=difference,
         folder=job.folder,
-        weights=own / WEIGHTS,
+        weights=(job.config if into_export else job.folder) / WEIGHTS,
         facts=_facts(job),
     )
     job.crew.agree(lambda: _write(job, outcome, seeds[0]))
@@ -293,9 +296,11 @@ def _facts(job: Job) -> dict[str, str]:
     if recipe.with_val:
         watched = "the validation images among them, so that no epoch was chosen"
     elif settings.select == "best":
-        watched = f"the epoch was chosen on {len(splits.val)} validation images"
+        watched = f"the epoch was chosen on {counted(len(splits.val), 'validation image')}"
     else:
-        watched = f"{len(splits.val)} validation images were watched, and nothing was chosen by them"
+        watched = (
+            f"accuracy on {counted(len(splits.val), 'validation image')} was watched, and nothing was chosen by it"
+        )
     same = splits.hash == job.protocol.data_hash
     never = "that the search never saw" if same else "of other data than the search's, which may have seen some of them"
     mixed = f", mixup {recipe.mixup:g} and CutMix {recipe.cutmix:g}" if recipe.mixes else ""
@@ -303,21 +308,19 @@ def _facts(job: Job) -> dict[str, str]:
     return {
         "Start": (job.weights.describe() if job.weights is not None else "fresh weights")
         + ("; nothing is frozen, as the backbone was in the search" if job.protocol.freeze_backbone else ""),
-        "Training": f"{_epochs(recipe.epochs)} of {size} images in batches of {min(recipe.batch, size)}; {watched}",
+        "Training": f"{counted(recipe.epochs, 'epoch')} of {counted(size, 'image')} in batches of "
+        f"{min(recipe.batch, size)}; {watched}",
         "Optimiser": f"{recipe.opt}, weight decay {recipe.weight_decay:g}, learning rate {recipe.lr:g} "
-        f"({recipe.sched}, {_epochs(recipe.warmup)} of warm-up)",
+        f"({recipe.sched}, {counted(recipe.warmup, 'epoch')} of warm-up)",
         "Augmentation": augmented + (f", {recipe.aa}" if recipe.aa else "") + mixed,
         "Tested": (f"the moving average with decay {recipe.ema:g}" if recipe.ema else "the weights as trained")
         + f", computed in {recipe.amp}",
-        "Test split": f"{len(splits.test)} images {never}; each network met them once, after its training",
+        "Test split": f"{counted(len(splits.test), 'image')} {never}; each network met them once in this folder, "
+        "after its training; looks from other folders are not counted",
         "Device": f"{device_words(job.crew.device)}"
         + (f", {job.crew.size} processes" if not job.crew.is_alone else "")
         + f"; {evaluate.software()}; {time.strftime('%Y-%m-%d')}",
     }
-
-
-def _epochs(count: int) -> str:
-    return f"{count} epoch{'' if count == 1 else 's'}"
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import csv
 import io
 import os
 import shutil
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from timm.utils import CheckpointSaver, ModelEmaV3, update_summary
 from torch import nn
 
 from nas import files
+from nas.train.settings import TrainingFailed, counted
 
 LAST, BEST, CURVE = "last.pth.tar", "model_best.pth.tar", "summary.csv"
 _HALF = "tmp.pth.tar"
@@ -40,27 +42,70 @@ class Keeper:
         self.curve: list[dict[str, str]] = []
         """The epochs that are done, as ``summary.csv`` has them."""
 
-    def tidy(self) -> None:
-        """Bring the files into the state that the last whole checkpoint describes; for the process that writes."""
+    def tidy(self) -> str:
+        """Bring the files into the state that the last whole checkpoint describes; for the process that writes.
+
+        Returns:
+            What had to be given up, in words; nothing in the usual case.
+
+        Raises:
+            TrainingFailed: If that state cannot be told. No file has been changed then.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
-        last, half = self._folder / LAST, self._folder / _HALF
-        # timm unlinks the old checkpoint before it renames the new one; a kill in between leaves the new one alone.
-        if not last.exists() and _epochs_in(half) is not None:
-            os.replace(half, last)
-        done = _epochs_in(last) or 0
+        last = self._folder / LAST
+        source, done, words = self._standing()
         rows = [row for row in read_curve(self._folder / CURVE) if int(row["epoch"]) <= done]
+        if [row["epoch"] for row in rows] != [str(epoch) for epoch in range(1, done + 1)]:
+            raise TrainingFailed(
+                f"{self._folder / CURVE} does not hold the {counted(done, 'epoch')} of {source.name} one by one; "
+                "nothing has been changed; put the file back, or remove its folder to begin anew"
+            )
+        if source.name == _HALF:
+            os.replace(source, last)
+        elif source != last:
+            _copy(source, last)
         best = _best(rows)
-        for path in self._folder.glob("checkpoint-*.pth.tar"):
-            number = path.name.removeprefix("checkpoint-").removesuffix(".pth.tar")
-            if number != str(best or done):
+        for path, number in self._numbered():
+            if number != (best or done):
                 path.unlink()
         if best is not None and best == done:  # it may have been killed before it was told that this is the best
-            shutil.copy2(last, self._folder / "best.tmp")
-            os.replace(self._folder / "best.tmp", self._folder / BEST)
+            _copy(last, self._folder / BEST)
         if rows:
             files.replace(self._folder / CURVE, _csv(rows).encode())
         else:
             (self._folder / CURVE).unlink(missing_ok=True)
+        return words
+
+    def _standing(self) -> tuple[Path, int, str]:
+        """Return the checkpoint to go on from, the epochs that are done in it, and words if it is not the usual one."""
+        last, half = self._folder / LAST, self._folder / _HALF
+        done = _epochs_in(last)
+        if done is not None:
+            return last, done, ""
+        # timm unlinks the old checkpoint before it renames the new one; a kill in between leaves the new one alone.
+        done = None if last.exists() else _epochs_in(half)
+        if done is not None:
+            return half, done, ""
+        why = "is not whole" if last.exists() else "is gone"
+        for path, _ in self._numbered():
+            done = _epochs_in(path)
+            if done is not None:
+                return path, done, f"{last} {why}: goes on from {path.name}, after {counted(done, 'epoch')}"
+        if last.exists() or self._numbered():
+            raise TrainingFailed(
+                f"{last} {why}, and there is no whole checkpoint besides; nothing has been changed; put the file back, "
+                "or remove its folder to begin anew"
+            )
+        return last, 0, ""
+
+    def _numbered(self) -> list[tuple[Path, int]]:
+        """Return timm's checkpoints that are named after their epochs, the newest first."""
+        found = []
+        for path in self._folder.glob("checkpoint-*.pth.tar"):
+            number = path.name.removeprefix("checkpoint-").removesuffix(".pth.tar")
+            if number.isdecimal():
+                found.append((path, int(number)))
+        return sorted(found, key=lambda each: -each[1])
 
     def resume(self) -> int:
         """Take up the training where the files say that it stands; return the number of epochs that are done."""
@@ -120,8 +165,26 @@ def _best(rows: list[dict[str, str]]) -> int | None:
 
 
 def _epochs_in(path: Path) -> int | None:
-    """Return after how many epochs a checkpoint was saved; None if it is not there, or not whole."""
+    """Return after how many epochs a checkpoint was saved; None if it is not there, or was cut off.
+
+    Raises:
+        TrainingFailed: If it cannot be read for another reason, which may pass.
+    """
     try:
+        with zipfile.ZipFile(path):  # its directory is written last: half a file has none
+            pass
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["epoch"])
-    except Exception:  # half a file raises whatever the reader meets
+    except (FileNotFoundError, zipfile.BadZipFile):
         return None
+    except Exception as error:  # whatever it is, a checkpoint that may be whole must not be given up
+        raise TrainingFailed(
+            f"{path} cannot be read: {type(error).__name__}: {error}; nothing has been changed; try again, or remove "
+            "that file, and the same command goes on from an earlier epoch"
+        ) from error
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Put a copy of a file in the place of another, at once."""
+    beside = target.with_name(f"{target.name}.tmp")
+    shutil.copy2(source, beside)
+    os.replace(beside, target)

@@ -86,7 +86,7 @@ def fit(
         watcher: Is told of it.
 
     Raises:
-        TrainingFailed: If the loss or an output becomes infinite or NaN.
+        TrainingFailed: If the loss or an output becomes infinite or NaN, or a checkpoint cannot be read.
         ValueError: If timm does not know the optimiser or the augmentation.
     """
     watcher = watcher or Watcher()
@@ -96,7 +96,9 @@ def fit(
     ema = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
     scaler = NativeScaler(device=crew.device.type) if recipe.amp == "float16" else None
     keeper = Keeper(folder, model, optimizer, ema, scaler)
-    crew.agree(keeper.tidy)
+    given_up = crew.agree(keeper.tidy)
+    if given_up:
+        watcher.say(f"{name}: {given_up}")
     done = keeper.resume()
     stepper = _Stepper(model, crew.wrapped(model), optimizer, ema, scaler, recipe, crew, steps, len(data.classes))
     val = None if recipe.with_val else pictures.plain_feed(data.val, data, recipe, crew)

@@ -13,6 +13,7 @@ from typing import Any
 from nas.architecture import Architecture
 from nas.evaluation import wilson_interval
 from nas.train.paired import Difference
+from nas.train.settings import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class Tested:
     def words(self) -> str:
         """Return the accuracy with its interval."""
         low, high = self.interval()
-        return f"{self.accuracy:.2%} [{100 * low:.2f}, {100 * high:.2f}] on {len(self.correct)} test images"
+        return f"{self.accuracy:.2%} [{100 * low:.2f}, {100 * high:.2f}] on {counted(len(self.correct), 'test image')}"
 
     def to_json(self) -> str:
         """Return all fields as one line of JSON; the images as a string of 0 and 1."""

@@ -100,7 +100,7 @@ class Settings:
     device: str = "auto"
     """``auto``, ``cuda``, ``cuda:1``, ``mps`` or ``cpu``."""
     out: str | None = None
-    """Folder to write; by default beside the config, or in it."""
+    """Folder to write, weights too; by default beside the config, or in its folder, which then gets the weights."""
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch", 2), ("warmup", 0), ("workers", 0), ("seeds", 1), ("seed", 0)):
@@ -265,6 +265,11 @@ def _rate(protocol: Protocol, settings: Settings, start: Start) -> float:
     if opt not in RATES:
         raise ValueError(f"no learning rate is known to suit {opt}: give lr")
     return RATES[opt] * (1 if start.kind == "fresh" else 0.1)
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a count with its noun, such as ``1 epoch`` or ``2 epochs``."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def _given(value: Any, default: Any) -> Any:

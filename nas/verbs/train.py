@@ -13,6 +13,7 @@ from nas.verbs.common import DONE, end_on_sigterm
 
 if TYPE_CHECKING:
     from nas.train.loop import Watcher
+    from nas.train.report import Outcome
 
 
 def add(verbs: Any, plain: argparse.ArgumentParser) -> None:
@@ -22,7 +23,8 @@ def add(verbs: Any, plain: argparse.ArgumentParser) -> None:
         parents=[plain],
         help="train an exported architecture fully",
         description="Train an exported architecture fully with timm's data pipeline, schedules and checkpoints, test "
-        "it once, and write its weights. The same command goes on where a killed one stopped. Several processes: "
+        "it once at the end, and write its weights; trainings into other folders look at test again. The same command "
+        "goes on where a killed one stopped. Several processes: "
         "torchrun --nproc_per_node=2 run_search.py train CONFIG.",
         epilog="'as the search' stands for what the protocol in the config says.",
     )
@@ -35,7 +37,12 @@ def add(verbs: Any, plain: argparse.ArgumentParser) -> None:
 def _add_places(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what, and where")
     add = group.add_argument
-    add("--out", metavar="DIR", help="folder to write (default: CONFIG/train, or best-train beside best.json)")
+    add(
+        "--out",
+        metavar="DIR",
+        help="folder to write, weights.safetensors included (default: CONFIG/train with the weights in CONFIG itself, "
+        "or best-train beside best.json)",
+    )
     add("--data", metavar="DIR", help="where the data lie now (default: follows from their name, as for digits)")
     add("--limit", type=int, metavar="N", help="images to use at most, as the search had it (default: all)")
     add("--other-data", action="store_true", help="train on other data of as many classes than the search had")
@@ -126,8 +133,19 @@ def run(arguments: argparse.Namespace) -> int:
             watcher.start("", 0, 0)
     if is_first:
         print(outcome.text())
-        print(f"wrote {outcome.weights} and, in {outcome.folder}, train.json and train.md")
+        print(closing(outcome))
     return DONE
+
+
+def closing(outcome: Outcome) -> str:
+    """Return what was written, and how weights in an export folder become part of its proof."""
+    if outcome.weights.parent == outcome.folder:
+        return f"wrote {outcome.weights.name}, train.json and train.md into {outcome.folder}"
+    place = outcome.weights.parent
+    return (
+        f"wrote {outcome.weights} and, in {outcome.folder}, train.json and train.md\n"
+        f"`export --out {place}`, of the same architecture again, makes these weights part of the folder's proof"
+    )
 
 
 def _bar() -> Watcher:
