@@ -75,6 +75,33 @@ def test_export_and_check(here: Path, unproved: None, capsys: pytest.CaptureFixt
     )
 
 
+def test_a_check_says_only_what_was_compared(
+    here: Path, unproved: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["export", "--pick", "accuracy", "--out", "best", "--latency-seconds", "0"]) == 0
+    path = Path("best/proof.json")
+    program = {"nas": "9.9", "timm": "1.0.0", "source": "0" * 16}
+    with Path("best/model.py").open("a") as file:
+        file.write("#")
+    said = json.loads(path.read_text())
+    said["files"]["model.py"] = folder._hash(Path("best/model.py"))
+    path.write_text(folder._sealed({**said, "program": program}))
+    capsys.readouterr()
+    assert main(["check", "best"]) == 3
+    ended = "every file is what it was when it was exported, but not all were compared: model.py was not executed\n"
+    assert capsys.readouterr().out.endswith(ended)
+    assert main(["check", "best", "--trust", "--latency-seconds", "0"]) == 0
+    assert capsys.readouterr().out.endswith("exported, and they are one network\n")
+    Path("best/model.onnx").touch()
+    said["files"]["model.onnx"] = folder._hash(Path("best/model.onnx"))
+    path.write_text(folder._sealed({**said, "program": program}))
+    monkeypatch.setattr("nas.export.onnx_file.is_there", lambda _: False)
+    assert main(["check", "best", "--trust", "--latency-seconds", "0"]) == 3
+    assert capsys.readouterr().out.endswith(
+        "but not all were compared: model.onnx was not compared, as onnxruntime is not installed\n"
+    )
+
+
 def test_the_same_from_python(here: Path, unproved: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.export.proof._latency", lambda *_: None)
     with nas.open("small") as study:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,12 +14,14 @@ from typing import Any
 import pytest
 import torch
 from exported import architecture_of, content_of
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save, save_file
 
 import nas
 from nas import export
 from nas.architecture import Placement
-from nas.export import folder, onnx_file, page
+from nas.export import folder, onnx_file, page, selfcheck
+from nas.export.config import ConfigError
 from nas.export.isolated import load_model_file
 from nas.export.proof import ProofError
 from nas.export.selfcheck import answers, difference, fill
@@ -242,12 +245,49 @@ def test_what_else_lies_there_is_named(copied: Path, unproved: list[Path]) -> No
     (copied / "__pycache__").mkdir()
     (copied / ".DS_Store").touch()
     assert folder.check(copied, seconds=0).notes == ("notes.txt is beside what was exported",)
+    (copied / "train").mkdir()  # a person's
+    assert folder.check(copied, seconds=0).notes[1] == "train is beside what was exported"
+    (copied / "train" / "recipe.json").touch()  # of this program
+    assert folder.check(copied, seconds=0).notes == ("notes.txt is beside what was exported",)
+
+
+def test_a_training_after_the_proof_is_told_what_to_do(copied: Path, unproved: list[Path]) -> None:
+    save_file(weights_for(CONTENT), copied / "weights.safetensors")
+    folder.export(CONTENT, copied, seconds=0)
+    save_file(weights_for(CONTENT, seed=8), copied / "weights.safetensors")
+    again = f"run_search.py export --out {copied} --pick trial:3 --study toy"
+    with pytest.raises(folder.FolderError, match=f"if that was meant, as after a training, .* again: {again}$"):
+        folder.check(copied, seconds=0)
+
+
+def test_a_block_that_the_comparison_does_not_see_is_not_proved(
+    tmp_path: Path, unproved: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.attention.channel.SE.forward", lambda _self, x: x)
+    with pytest.raises(ProofError, match=r"nothing can be proved about block 1 \(SE\): .* by 0.0e\+00 of the largest"):
+        folder.export(CONTENT, tmp_path / "out", seconds=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_limits_are_those_that_were_used(
+    tmp_path: Path, unproved: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selfcheck, "precise_answers", lambda model, images: answers(model, images.float()))
+    figures = folder.export(CONTENT, tmp_path / "out", seconds=0)
+    assert figures["limits"] == {"logits": 1e-6, "onnx": 1e-4, "reference": 1e-4}
+    rows = dict(page.figures_table({**figures, "onnx": 0.0}))
+    assert rows["`reference.safetensors`: logits"].endswith("at most 1e-04 of the largest is allowed")
+    assert rows["`model.onnx`, by onnxruntime: logits"].endswith("at most 1e-04 of the largest is allowed")
+    assert rows["`model.py`, where nas cannot be imported: logits"].endswith("at most 1e-06 of the largest is allowed")
 
 
 def test_weights_that_came_later_are_named_and_have_to_fit(copied: Path, unproved: list[Path]) -> None:
     save_file(weights_for(CONTENT), copied / "weights.safetensors")
     (note,) = folder.check(copied, seconds=0).notes
-    assert "weights.safetensors came later; it fits" in note
+    assert note == (
+        "weights.safetensors came later; it fits. To make it part of the proof, export into the folder again: "
+        f"run_search.py export --out {copied} --pick trial:3 --study toy"
+    )
     save_file(weights_for(OTHER), copied / "weights.safetensors")
     with pytest.raises(ProofError, match="weights.safetensors is not of this network"):
         folder.check(copied, seconds=0)
@@ -339,6 +379,49 @@ def test_a_refresh_keeps_the_weights(copied: Path, unproved: list[Path]) -> None
     assert not list(copied.glob(".nas-export-*"))
 
 
+@pytest.mark.parametrize("had_weights", [False, True])
+@pytest.mark.parametrize("gives_weights", [False, True])
+def test_weights_that_a_training_writes_meanwhile_stay(
+    copied: Path, tmp_path: Path, had_weights: bool, gives_weights: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh, given = weights_for(CONTENT, seed=8), tmp_path / "given.safetensors"
+    save_file(weights_for(CONTENT, seed=9), given)
+    if had_weights:
+        save_file(weights_for(CONTENT), copied / "weights.safetensors")
+
+    def compare(subject: Any, _model: Any) -> dict[str, Any]:
+        save_file(fresh, copied / "weights.safetensors")  # a training ends now
+        return {"logits": 0.0, "logits_of_weights": 0.0 if subject.weights else None}
+
+    monkeypatch.setattr("nas.export.proof._compare_alone", compare)
+    before = {path.name: path.read_bytes() for path in copied.iterdir()} | {"weights.safetensors": b""}
+    with pytest.raises(folder.FolderError, match="was written while this export ran, perhaps by a training; nothing"):
+        folder.export(CONTENT, copied, weights=given if gives_weights else None, seconds=0)
+    after = {path.name: path.read_bytes() for path in copied.iterdir()}
+    assert after.pop("weights.safetensors") == save(fresh)
+    assert after == {name: text for name, text in before.items() if name != "weights.safetensors"}
+
+
+def test_kept_weights_are_not_even_moved(copied: Path, unproved: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = copied / "weights.safetensors"
+    kept.write_bytes(save(weights_for(CONTENT), {"epoch": "3"}))
+    before, fresh = kept.stat().st_ino, save(weights_for(CONTENT, seed=8))
+    folder.export(CONTENT, copied, seconds=0)
+    assert kept.stat().st_ino == before
+    with safe_open(kept, "pt") as opened:
+        assert opened.metadata() == {"epoch": "3"}
+    move = os.replace
+
+    def replace(source: Path, to: Path) -> None:  # a training ends between the look at the weights and the move
+        if to == copied / "architecture.json":
+            kept.write_bytes(fresh)
+        move(source, to)
+
+    monkeypatch.setattr(os, "replace", replace)
+    folder.export(CONTENT, copied, seconds=0)
+    assert kept.read_bytes() == fresh
+
+
 def test_another_architecture_or_another_folder_is_never_overwritten(copied: Path, tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in copied.iterdir()}
     with pytest.raises(folder.FolderError, match=f"it holds another architecture, {CONTENT['id']} "):
@@ -350,7 +433,7 @@ def test_another_architecture_or_another_folder_is_never_overwritten(copied: Pat
         folder.export(OTHER, tmp_path / "mine", seconds=0)
     with pytest.raises(folder.FolderError, match="it is no folder"):
         folder.export(OTHER, tmp_path / "mine" / "thesis.tex", seconds=0)
-    with pytest.raises(folder.FolderError, match="cannot write into the folder"):
+    with pytest.raises(ConfigError, match="cannot write into the folder"):
         folder.export(OTHER, tmp_path / "mine" / "thesis.tex" / "out", seconds=0)
     with pytest.raises(folder.FolderError, match="seconds of a latency must be at least 0"):
         folder.export(OTHER, tmp_path / "new", seconds=-1)
@@ -375,6 +458,98 @@ def test_what_a_killed_export_left_is_no_obstacle(tmp_path: Path, unproved: list
     (left / "model.py").touch()
     folder.export(CONTENT, tmp_path / "out", seconds=0)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
+
+
+@pytest.mark.parametrize("killed_at", ["proof.json", "model.py", "README.md", "model.onnx"])
+def test_an_export_that_was_killed_while_it_moved_can_be_repeated(
+    copied: Path, killed_at: str, unproved: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (copied / "model.onnx").touch()
+    reseal(copied, "model.onnx")
+    monkeypatch.setattr(onnx_file, "check_exporter", lambda: None)
+    monkeypatch.setattr(onnx_file, "write", lambda _model, _images, path: path.touch())
+    monkeypatch.setattr("nas.export.proof._compare_onnx", lambda _: 0.0)
+    move = os.replace
+
+    def replace(source: Path, to: Path) -> None:
+        if to == copied / killed_at:
+            raise KeyboardInterrupt
+        move(source, to)
+
+    newer = {**CONTENT, "evidence": {**CONTENT["evidence"], "trial": 44}}
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        folder.export(newer, copied, seconds=0)
+    monkeypatch.setattr(os, "replace", move)
+    folder.export(newer, copied, seconds=0)
+    assert sorted(path.name for path in copied.iterdir()) == sorted([*FILES, "model.onnx"])
+    assert folder.check(copied, seconds=0).notes == ()
+
+
+def test_a_proof_stands_for_no_files_of_another_export(
+    copied: Path, unproved: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move = os.replace
+
+    def replace(source: Path, to: Path) -> None:
+        if to == copied / "architecture.json":
+            raise KeyboardInterrupt
+        move(source, to)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        folder.export({**CONTENT, "evidence": {**CONTENT["evidence"], "trial": 44}}, copied, seconds=0)
+    with pytest.raises(folder.FolderError, match="was changed since the proof was made"):
+        folder.check(copied, seconds=0)
+
+
+@pytest.mark.parametrize("name", ["README.md", "model.py", "reference.safetensors", "proof.json"])
+def test_what_a_person_has_written_beside_a_config_is_never_replaced(tmp_path: Path, name: str) -> None:
+    export.write(CONTENT, tmp_path / "architecture.json")
+    (tmp_path / name).write_text('{"files": ["proof.json"]}')
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(folder.FolderError, match=f"no export has written its {name}, which would be replaced; move"):
+        folder.export(CONTENT, tmp_path, seconds=0)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_persons_own_onnx_file_is_never_replaced(copied: Path, unproved: list[Path]) -> None:
+    (copied / "model.onnx").write_text("mine")
+    with pytest.raises(folder.FolderError, match=r"no export has written its model\.onnx, which"):
+        folder.export(CONTENT, copied, onnx=True, seconds=0)
+    folder.export(CONTENT, copied, seconds=0)
+    assert (copied / "model.onnx").read_text() == "mine"
+    assert folder.check(copied, seconds=0).notes == ("model.onnx is beside what was exported",)
+
+
+def test_a_config_alone_becomes_a_folder(tmp_path: Path, unproved: list[Path]) -> None:
+    export.write(CONTENT, tmp_path / "architecture.json")
+    (tmp_path / "notes.txt").write_text("mine")
+    folder.export(CONTENT, tmp_path, seconds=0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, "notes.txt"])
+
+
+def test_two_exports_into_one_folder_leave_each_other_alone(tmp_path: Path, unproved: list[Path]) -> None:
+    out = tmp_path / "out"
+    code = (
+        "import sys, filelock; f = filelock.FileLock(sys.argv[1]); f.acquire(); print(1, flush=True); sys.stdin.read()"
+    )
+    (out / ".nas-export-abc").mkdir(parents=True)
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(out / ".nas-export-lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "1\n"
+        with pytest.raises(ConfigError, match="another export writes into .*out; wait for it, or give another"):
+            folder.export(CONTENT, out, seconds=0)
+        assert (out / ".nas-export-abc").is_dir()
+        other.kill()  # the lock file stays, the lock does not
+    folder.export(CONTENT, out, seconds=0)
+    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"schema": 1}', "\0", '{"seal": NaN}'])

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import filelock
 
 from nas import files
 from nas.architecture import Architecture
@@ -23,7 +27,7 @@ _KEYS = ("schema", "architecture", "id", "num_classes", "in_channels", "evidence
 
 
 class ConfigError(ValueError):
-    """A config cannot be read; the message says why."""
+    """A config cannot be read or written; the message says why."""
 
 
 def config(study: Study, row: Row) -> dict[str, Any]:
@@ -59,6 +63,34 @@ def write(content: dict[str, Any], path: str | Path) -> None:
         files.replace(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
     except (OSError, ValueError) as error:  # a path without a name is a ValueError
         raise ConfigError(f"cannot write {path}: {error}") from error
+
+
+@contextmanager
+def alone_in(folder: Path, name: str) -> Iterator[None]:
+    """Make a folder, and keep other exports out of it; the system lets go of what a killed process holds.
+
+    Args:
+        folder: The folder.
+        name: Name of the lock file in it; it is removed in the end.
+
+    Raises:
+        ConfigError: If the folder cannot be written, or another process is in it.
+    """
+    try:
+        files.check_folder(folder)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    lock = filelock.FileLock(str(folder / name), timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise ConfigError(f"another export writes into {folder}; wait for it, or give another with --out") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no open file, and filelock there does so on release
+            (folder / name).unlink()
+        lock.release()
 
 
 def read(path: str | Path) -> tuple[Architecture, dict[str, Any]]:

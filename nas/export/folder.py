@@ -7,20 +7,18 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nas
-from nas import files
 from nas.architecture import Architecture
 from nas.export import page, standalone
-from nas.export.config import ConfigError, read, write
-from nas.export.sources import ROOT
+from nas.export.config import ConfigError, alone_in, read, write
 
 PROOF_SCHEMA = 1
 """Version of the proof's form."""
@@ -33,6 +31,7 @@ OPTIONAL = (WEIGHTS, "model.onnx", "model.onnx.data")
 SECONDS = 2.0
 """Longest sampling of the latencies, in seconds."""
 _STAGING = ".nas-export-"
+_LOCK = f"{_STAGING}lock"
 _KEYS = {"schema", "id", "program", "files", "figures", "seal"}
 
 
@@ -64,7 +63,8 @@ def export(
     """Write a folder, after proving that the files in it are one network, or leave everything as it was.
 
     A folder that holds an export of the same architecture is refreshed: its weights stay, unless others are given, and
-    its ``model.onnx`` is written anew. Any other folder that is not empty is refused.
+    its ``model.onnx`` is written anew. A folder with this architecture's config, but no proof, is filled if it has no
+    file of a name that an export writes, but for weights. Any other folder that is not empty is refused.
 
     Args:
         content: The config, as :func:`nas.export.config` returns it.
@@ -81,36 +81,35 @@ def export(
         FolderError: If the folder cannot be written, or holds something else.
         nas.export.proof.ProofError: If the files are not one network, or the weights are not of it.
         nas.export.onnx_file.OnnxError: If ONNX is wanted and cannot be written here.
-        ConfigError: If the config is none.
+        ConfigError: If the config is none, or another export writes into the folder.
         ValueError: If the network cannot be built.
     """
     out = Path(out)
     existed = out.exists()
     _check_place(out, content["id"])
     _check_seconds(seconds)
-    kept = out / WEIGHTS
-    if weights is None and kept.exists():
-        weights = kept
     if weights is not None and not Path(weights).is_file():
         raise FolderError(f"there is no file {weights} with weights")
-    onnx = onnx or (out / "model.onnx").exists()
-    if onnx:
-        from nas.export import onnx_file
+    try:
+        with alone_in(out, _LOCK):
+            old = _check_place(out, content["id"], onnx)  # once more, as another export may just have ended
+            onnx = onnx or "model.onnx" in old
+            before = _hash_if_there(out / WEIGHTS)
+            if weights is None and before is not None:
+                weights = out / WEIGHTS
+            if onnx:
+                from nas.export import onnx_file
 
-        onnx_file.check_exporter()
-    try:
-        files.check_folder(out)
-    except ValueError as error:
-        raise FolderError(str(error)) from error
-    if on_start is not None:
-        on_start()
-    try:
-        with _staging(out) as staging:
-            figures = _fill(staging, content, Path(weights) if weights is not None else None, onnx, seconds)
-            _move(staging, out)
+                onnx_file.check_exporter()
+            if on_start is not None:
+                on_start()
+            with _staging(out) as staging:
+                figures = _fill(staging, content, Path(weights) if weights is not None else None, onnx, seconds)
+                _move(staging, out, old, before)
     finally:
-        if not existed and not any(out.iterdir()):
-            out.rmdir()
+        if not existed:
+            with suppress(OSError):  # it holds something
+                out.rmdir()
     return figures
 
 
@@ -119,14 +118,14 @@ def _check_seconds(seconds: float) -> None:
         raise FolderError(f"the seconds of a latency must be at least 0 and finite, but got {seconds}")
 
 
-def _check_place(out: Path, wanted: str) -> None:
-    """Refuse what is no folder, or holds anything but an export of this architecture."""
+def _check_place(out: Path, wanted: str, onnx: bool = False) -> frozenset[str]:
+    """Refuse what is no folder, or holds anything but this architecture; return the names that its proof lists."""
     if not out.exists():
-        return
+        return frozenset()
     if not out.is_dir():
         raise FolderError(f"cannot write {out}: it is no folder")
     if all(path.name.startswith(_STAGING) for path in out.iterdir()):
-        return
+        return frozenset()
     try:
         found, _ = read(out / "architecture.json")
     except ConfigError as error:
@@ -138,12 +137,28 @@ def _check_place(out: Path, wanted: str) -> None:
             f"cannot write {out}: it holds another architecture, {found.id} ({found.describe()}) and not {wanted}; "
             "give a new folder with --out"
         )
+    try:
+        said = json.loads((out / PROOF).read_text(encoding="utf-8"))
+        listed = said["files"] if set(said) == _KEYS else ()
+        old = frozenset(listed) & {*ALWAYS, *OPTIONAL} | ({PROOF} if listed else frozenset())
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # no proof, or not one of an export
+        old = frozenset()
+    written = (*ALWAYS[1:], PROOF, *(OPTIONAL[1:] if onnx else ()))
+    foreign = [name for name in written if name not in old and os.path.lexists(out / name)]
+    foreign += [WEIGHTS] if os.path.lexists(out / WEIGHTS) and not (out / WEIGHTS).is_file() else []
+    if foreign:
+        raise FolderError(
+            f"cannot write {out}: no export has written its {', '.join(foreign)}, which would be replaced; move that "
+            "away, or give a new folder with --out"
+        )
+    return old
 
 
 @contextmanager
 def _staging(out: Path) -> Iterator[Path]:
-    for path in out.glob(f"{_STAGING}*"):  # somebody was killed
-        shutil.rmtree(path, ignore_errors=True)
+    for path in out.glob(f"{_STAGING}*"):  # somebody was killed: none alive is here, besides the holder of the lock
+        if path.name != _LOCK:
+            shutil.rmtree(path, ignore_errors=True)
     path = Path(tempfile.mkdtemp(prefix=_STAGING, dir=out))
     try:
         yield path
@@ -165,19 +180,23 @@ def _fill(folder: Path, content: dict[str, Any], weights: Path | None, onnx: boo
     if weights is not None:
         model = subject.build()
         proof.load_weights(model, weights)
-        # clones, as tensors that share memory cannot be written
-        (folder / WEIGHTS).write_bytes(save({name: tensor.clone() for name, tensor in model.state_dict().items()}))
+        if weights.name == WEIGHTS:
+            shutil.copyfile(weights, folder / WEIGHTS)  # bit by bit, with what a training has noted in it
+        else:
+            # clones, as tensors that share memory cannot be written
+            state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            (folder / WEIGHTS).write_bytes(save(state))
         subject = dataclasses.replace(subject, weights=folder / WEIGHTS)
     (folder / "reference.safetensors").write_bytes(save(proof.reference(subject)))
     if onnx:
         onnx_file.write(subject.build(subject.weights), subject.images("images", 3), folder / "model.onnx")
-    figures = proof.prove(subject, seconds=seconds)
+    figures = proof.prove(subject, seconds=seconds, onnx=onnx)
     (folder / "README.md").write_text(page.page(architecture, content, figures, _present(folder)), encoding="utf-8")
     listed = {name: _hash(folder / name) for name in (*ALWAYS, *_present(folder))}
     said = {
         "schema": PROOF_SCHEMA,
         "id": architecture.id,
-        "program": _program(),
+        "program": standalone.program(),
         "files": dict(sorted(listed.items())),
         "figures": figures,
     }
@@ -185,13 +204,25 @@ def _fill(folder: Path, content: dict[str, Any], weights: Path | None, onnx: boo
     return figures
 
 
-def _move(staging: Path, out: Path) -> None:
-    """Move an export to where it belongs; the proof goes first and comes last, so that it never stands for others."""
-    (out / PROOF).unlink(missing_ok=True)
-    for name in OPTIONAL:
+def _move(staging: Path, out: Path, old: frozenset[str], before: str | None) -> None:
+    """Move an export to where it belongs; its proof comes first.
+
+    If this process is killed, the proof says whose folder it is, so that the export can be repeated; and as it lists a
+    hash of each file, it stands for no others. What an ``old`` export has written goes. Weights are never removed, and
+    are replaced only if their sha256 is the one ``before``: a training may have ended meanwhile.
+    """
+    now = _hash_if_there(out / WEIGHTS)
+    if now != before:
+        raise FolderError(
+            f"{out / WEIGHTS} was written while this export ran, perhaps by a training; nothing was changed: export "
+            "once more, with the new weights"
+        )
+    for name in old - {WEIGHTS}:
         if not (staging / name).exists():
             (out / name).unlink(missing_ok=True)
-    for name in (*ALWAYS, *OPTIONAL, PROOF):
+    if now is not None and now == _hash_if_there(staging / WEIGHTS):
+        (staging / WEIGHTS).unlink()  # they lie where they belong, and so cannot replace what comes just now
+    for name in (PROOF, *ALWAYS, *OPTIONAL):
         if (staging / name).exists():
             os.replace(staging / name, out / name)
 
@@ -223,7 +254,7 @@ def check(folder: str | Path, *, seconds: float = SECONDS, trust: bool = False) 
     notes = [f"{name} is beside what was exported" for name in _others(folder, said["files"])]
     same = (folder / "model.py").read_text(encoding="utf-8") == standalone.source(architecture, content)
     if not same:
-        if said["program"] == _program():
+        if said["program"] == standalone.program():
             raise FolderError(
                 f"{folder / 'model.py'} is not what is written for architecture.json: one of the two was changed"
             )
@@ -236,8 +267,8 @@ def check(folder: str | Path, *, seconds: float = SECONDS, trust: bool = False) 
     subject = proof.Subject(architecture=architecture, content=content, folder=folder, weights=weights)
     if weights is None and (folder / WEIGHTS).is_file():
         proof.load_weights(subject.build(), folder / WEIGHTS)
-        notes.append(f"{WEIGHTS} came later; it fits, and exporting into the folder again makes it part of the proof")
-    figures = proof.prove(subject, seconds=seconds, runs_code=same or trust)
+        notes.append(f"{WEIGHTS} came later; it fits. To make it part of the proof, {_again(folder)}")
+    figures = proof.prove(subject, seconds=seconds, runs_code=same or trust, onnx="model.onnx" in said["files"])
     return Checked(architecture=architecture, figures=figures, notes=tuple(notes))
 
 
@@ -247,8 +278,18 @@ def _check_hashes(folder: Path, hashes: dict[str, str]) -> None:
         if not path.is_file():
             raise FolderError(f"{path} is missing: the proof was made with it")
         if _hash(path) != expected:
-            hint = "; if that was meant, export into the folder again" if name == WEIGHTS else ""
+            hint = f"; if that was meant, as after a training, {_again(folder)}" if name == WEIGHTS else ""
             raise FolderError(f"{path} was changed since the proof was made: its sha256 is another one{hint}")
+
+
+def _again(folder: Path) -> str:
+    """Return how weights become a part of the proof."""
+    evidence = read(folder / "architecture.json")[1]["evidence"]
+    words = f"export into the folder again: run_search.py export --out {shlex.quote(str(folder))}"
+    try:
+        return f"{words} --pick trial:{int(evidence['trial'])} --study {shlex.quote(evidence['study'])}"
+    except (LookupError, TypeError, ValueError):  # a config that no study has written
+        return words
 
 
 def _read_proof(folder: Path) -> dict[str, Any]:
@@ -285,19 +326,16 @@ def _present(folder: Path) -> list[str]:
 
 
 def _others(folder: Path, listed: dict[str, str]) -> list[str]:
-    """Return what lies in a folder beside the export, but for what Python and editors leave behind."""
+    """Return what lies in a folder beside the export, but for what Python, editors and ``train`` leave behind."""
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    return [name for name in names if name not in {*listed, PROOF, WEIGHTS, "__pycache__"}]
+    own = {*listed, PROOF, WEIGHTS, "__pycache__"} | (
+        {"train"} if (folder / "train" / "recipe.json").exists() else set()
+    )
+    return [name for name in names if name not in own]
 
 
-def _program() -> dict[str, str]:
-    """Return what ``model.py`` follows from, beside the config: this program's text, and the version of timm."""
-    from importlib.metadata import version
-
-    digest = hashlib.sha256()
-    for path in sorted(path for part in ("attention", "placement", "export") for path in (ROOT / part).rglob("*.py")):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return {"nas": nas.__version__, "timm": version("timm"), "source": digest.hexdigest()[:16]}
+def _hash_if_there(path: Path) -> str | None:
+    return _hash(path) if path.is_file() else None
 
 
 def _hash(path: Path) -> str:

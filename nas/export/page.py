@@ -8,22 +8,20 @@ from typing import Any
 from nas.architecture import Architecture
 from nas.export.standalone import evidence, plain
 
-LIMITS = {"model.py": "1e-06", "onnx": "1e-04"}
-"""What the proof allows, as a part of the largest logit."""
-
 
 def figures_table(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what a proof has found, each figure with what it says."""
-    rows = []
+    rows, limits = [], figures["limits"]
     if figures["logits"] is not None:
-        rows.append(("`model.py`, where nas cannot be imported: logits", _off(figures["logits"])))
+        rows.append(("`model.py`, where nas cannot be imported: logits", _off(figures["logits"], limits["logits"])))
     else:
         rows.append(("`model.py`", "not executed"))
     if figures["logits_of_weights"] is not None:
-        rows.append(("the same with `weights.safetensors`", _off(figures["logits_of_weights"])))
+        rows.append(("the same with `weights.safetensors`", _off(figures["logits_of_weights"], limits["logits"])))
     onnx = figures["onnx"]
-    rows.append(("`model.onnx`, by onnxruntime: logits", onnx if isinstance(onnx, str) else _off(onnx, "onnx")))
-    rows.append(("`reference.safetensors`: logits", _off(figures["reference"])))
+    found = onnx if isinstance(onnx, str) else _off(onnx, limits["onnx"])
+    rows.append(("`model.onnx`, by onnxruntime: logits", found))
+    rows.append(("`reference.safetensors`: logits", _off(figures["reference"], limits["reference"])))
     equal = ", the same in `model.py`" if figures["logits"] is not None else ""
     rows.append(("parameters, tensors, multiply-accumulates", _sizes(figures) + equal))
     if figures["least_effect_of_a_block"] is not None:
@@ -44,9 +42,17 @@ def text(figures: Mapping[str, Any]) -> str:
     return "\n".join([*(f"{what:{width}}  {found}" for what, found in rows), circumstances(figures)])
 
 
-def _off(value: float, kind: str = "model.py") -> str:
+def left_out(figures: Mapping[str, Any]) -> list[str]:
+    """Return which of the files that are there were not compared, and why."""
+    found = ["model.py was not executed"] if figures["logits"] is None else []
+    if isinstance(figures["onnx"], str) and figures["onnx"].startswith("not compared"):
+        found.append(f"model.onnx was {figures['onnx']}")
+    return found
+
+
+def _off(value: float, limit: float) -> str:
     found = f"off by {value:.1e} of the largest" if value else "equal, bit for bit"
-    return f"{found}; at most {LIMITS[kind]} of the largest is allowed"
+    return f"{found}; at most {limit:.0e} of the largest is allowed"
 
 
 def _sizes(figures: Mapping[str, Any]) -> str:

@@ -110,8 +110,8 @@ def reference(subject: Subject) -> dict[str, Tensor]:
     return found
 
 
-def check_reference(subject: Subject) -> float:
-    """Compare the reference of a folder with what this program finds, and return the difference.
+def check_reference(subject: Subject) -> tuple[float, float]:
+    """Compare the reference of a folder with what this program finds; return the difference and what is allowed.
 
     Raises:
         ProofError: If they differ.
@@ -121,37 +121,41 @@ def check_reference(subject: Subject) -> float:
     found, expected = selfcheck.read_tensors(path), reference(subject)
     if set(found) != set(expected) or not torch.equal(found["images"], expected["images"]):
         raise ProofError(f"{path} is not the reference of this network: it holds other tensors")
-    largest = 0.0
+    largest, allowed = 0.0, 0.0
     for name in expected:
         limit = TOLERANCE if found[name].dtype != torch.float32 or name == "images" else selfcheck.TOLERANCE_ELSEWHERE
         largest = max(largest, _within(difference(expected[name], found[name]), limit, f"{path}: {name}"))
-    return largest
+        allowed = max(allowed, limit)
+    return largest, allowed
 
 
-def prove(subject: Subject, *, seconds: float, runs_code: bool = True) -> dict[str, Any]:
+def prove(subject: Subject, *, seconds: float, runs_code: bool = True, onnx: bool) -> dict[str, Any]:
     """Rebuild the network from each file of a folder and compare.
 
     Args:
         subject: What is compared.
         seconds: Longest sampling of the latencies, in seconds; 0 for none.
         runs_code: Whether ``model.py`` is executed.
+        onnx: Whether ``model.onnx`` is one of the files.
 
     Returns:
         The figures, as JSON values.
 
     Raises:
-        ProofError: If two of them differ.
+        ProofError: If two of them differ, or the comparison would not see one of the blocks.
     """
     model = subject.build()
     side, channels = subject.content["protocol"]["resolution"], subject.content["in_channels"]
     counted = complexity.count(model, (channels, side, side))
+    off, allowed = check_reference(subject)
     figures: dict[str, Any] = {
         "images": f"batches of {', '.join(map(str, BATCHES))} images of {channels} x {side} x {side} pixels",
         "parameters": counted.parameters,
         "macs": counted.macs,
         "tensors": len(model.state_dict()),
         "least_effect_of_a_block": _least_effect(model, subject.images("images", REFERENCE_IMAGES)),
-        "reference": check_reference(subject),
+        "reference": off,
+        "limits": {"logits": TOLERANCE, "onnx": ONNX_TOLERANCE, "reference": allowed},
         "logits": None,
         "logits_of_weights": None,
         "latency": None,
@@ -163,7 +167,7 @@ def prove(subject: Subject, *, seconds: float, runs_code: bool = True) -> dict[s
         if macs != counted.macs:
             raise ProofError(f"{subject.folder / 'model.py'} takes {macs} multiply-accumulates, not {counted.macs}")
         figures["latency"] = _latency(subject, twin, model, seconds) if seconds else None
-    return figures | {"onnx": _compare_onnx(subject), **_circumstances()}
+    return figures | {"onnx": _compare_onnx(subject) if onnx else "not written", **_circumstances()}
 
 
 def _runs(subject: Subject) -> list[dict[str, Any]]:
@@ -210,11 +214,9 @@ def _compare_alone(subject: Subject, model: nn.Module) -> dict[str, Any]:
 
 def _compare_onnx(subject: Subject) -> float | str:
     """Return the difference of the ONNX file's logits, or why they were not compared."""
-    path = subject.folder / "model.onnx"
-    if not path.exists():
-        return "not written"
     if (missing := onnx_file.missing_to_run()) is not None:
         return f"not compared, as {missing}"
+    path = subject.folder / "model.onnx"
     run = onnx_file.opened(path)
     model = subject.build(subject.weights)
     pairs = [(run(batch), answers(model, batch)) for batch in _batches(subject).values()]
@@ -230,7 +232,8 @@ def _within(found: float, limit: float, words: str) -> float:
 def _least_effect(model: nn.Module, images: Tensor) -> float | None:
     """Return by how much the logits change at least if one of the blocks is passed by; None if there is none.
 
-    A comparison of networks would not see a block without any effect.
+    Raises:
+        ProofError: If a block has so little effect that a comparison of networks would not see it.
     """
     twin = copy.deepcopy(model)
     whole = answers(twin, images)
@@ -239,6 +242,11 @@ def _least_effect(model: nn.Module, images: Tensor) -> float | None:
         handle = block.register_forward_hook(lambda _module, inputs, _output: inputs[0])
         found.append(difference(answers(twin, images), whole))
         handle.remove()
+        if not found[-1] > TOLERANCE:
+            raise ProofError(
+                f"nothing can be proved about block {len(found)} ({type(block).__name__}): to pass it by changes the "
+                f"logits by {found[-1]:.1e} of the largest, and the comparison sees only what is above {TOLERANCE:.0e}"
+            )
     return min(found, default=None)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+import nas
 from nas.architecture import NONE, Architecture, Placement
 from nas.attention import BLOCKS
 from nas.export.sources import ROOT, Section, merged, written
@@ -54,6 +56,16 @@ def source(architecture: Architecture, content: dict[str, Any]) -> str:
         _MAIN,
     ]
     return "\n\n\n".join(parts) + "\n"
+
+
+def program() -> dict[str, str]:
+    """Return what ``model.py`` follows from, beside the config: this program's text, and the version of timm."""
+    from importlib.metadata import version
+
+    digest = hashlib.sha256()
+    for path in sorted(path for part in ("attention", "placement", "export") for path in (ROOT / part).rglob("*.py")):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return {"nas": nas.__version__, "timm": version("timm"), "source": digest.hexdigest()[:16]}
 
 
 def _hung(architecture: Architecture, content: dict[str, Any]) -> list[tuple[Insertion, Wire]]:

@@ -7,6 +7,9 @@ from typing import Any
 
 from nas.verbs.common import DONE, end_on_sigterm, say
 
+INCOMPLETE = 3
+"""Exit status if nothing wrong was found, but not every file could be compared."""
+
 
 def add(verbs: Any, plain: argparse.ArgumentParser) -> None:
     """Add the verb and its flags."""
@@ -37,5 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     architecture = checked.architecture
     print(f"{arguments.folder}: {architecture.id}, {architecture.backbone}, {architecture.describe()}\n")
     print(page.text(checked.figures))
+    if left_out := page.left_out(checked.figures):
+        print(f"\nevery file is what it was when it was exported, but not all were compared: {'; '.join(left_out)}")
+        return INCOMPLETE
     print("\nevery file is what it was when it was exported, and they are one network")
     return DONE
