@@ -49,7 +49,7 @@ class Choice:
             onnx: Whether ``model.onnx`` is written into the folder, too.
 
         Raises:
-            nas.export.ConfigError: If the file cannot be written.
+            nas.export.ConfigError: If the file cannot be written, or is another one than a config.
             ValueError: If the folder cannot be written or holds something else, the weights are not of this network,
                 ONNX cannot be written here, or what was written does not compute the same.
         """
@@ -60,6 +60,7 @@ class Choice:
         elif onnx or weights is not None:
             raise ValueError(f"weights and onnx take a folder, but got the file {path}")
         else:
+            export.check_replaceable(path)
             export.write(self.config, path)
 
 

@@ -68,7 +68,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0 done, 1 the run failed, 2 wrong use, 130 interrupted."""
+    """Run the command line and return its exit status: 0 done, 1 the run failed, 2 wrong use, 130 interrupted.
+
+    The verb check has one of its own: 3, where it could not compare every file.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a sign shows the rest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ def test_export_and_check(here: Path, unproved: None, capsys: pytest.CaptureFixt
     assert "wrote best: trial " in said.out
     assert "model.py, where nas cannot be imported: logits" in said.out
     assert "latency of model.py and of the original" in said.out
-    assert said.out.endswith("next:\n  python best/model.py\n  python run_search.py check best\n")
+    assert said.out.endswith(
+        "next:\n  python best/model.py\n  python run_search.py check best\n  python run_search.py train best\n"
+    )
     assert sorted(path.name for path in Path("best").iterdir()) == FILES
     assert main(["check", "best", "--latency-seconds", "0"]) == 0
     said = capsys.readouterr()
@@ -144,3 +147,27 @@ def test_which_paths_are_folders(tmp_path: Path) -> None:
     expected = {"there.json": True, "file": False, "link": False, "new": True, "new.json": False, "a.b": True}
     found: dict[str, Any] = {name: is_folder(tmp_path / name) for name in expected}
     assert found == expected
+
+
+def test_a_file_that_no_export_has_written_is_not_replaced(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = here / "notes.json"
+    for content in ("precious", '{"notes": []}'):
+        own.write_text(content)
+        assert main(["export", "--out", str(own)]) == 2
+        assert f"{own} is there already, and no export has written it" in capsys.readouterr().err
+        with nas.open("small", studies=here / "studies") as study, pytest.raises(ValueError, match="is there already"):
+            study.best().export(own)
+        assert own.read_text() == content
+    own.write_text("")
+    assert main(["export", "--out", str(own)]) == 0
+    assert main(["export", "--out", str(own)]) == 0
+    assert nas.export.read(own)[1]["evidence"]["limit"] is None
+
+
+def test_what_is_printed_can_be_pasted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = here / "it's here.json"
+    assert main(["export", "--out", str(out)]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    words = shlex.split(line.removeprefix("build it: "))
+    assert words[:2] == ["python", "-c"]
+    assert words[2] == f"import nas; model = nas.load({str(out)!r})"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import filelock
 import pytest
 import torch
-from made_config import asked, write_config
+from made_config import LIMIT, asked, write_config
 
 from nas.train import full, loop
 from nas.train.settings import TrainingFailed
@@ -26,6 +27,23 @@ def test_others_settings_are_refused_with_what_differs(config: Path, tmp_path: P
     other = write_config(tmp_path / "other.json", placements=())
     with pytest.raises(ValueError, match=r"holds a training with architecture '\w+' \(now '\w+'\); repeat"):
         full.train(other, asked(tmp_path / "out", epochs=1))
+
+
+def test_a_folder_in_which_no_epoch_was_finished_takes_other_settings(config: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingFailed, match="a lower --lr"):
+        full.train(config, asked(tmp_path / "out", epochs=1, lr=1e30))
+    assert (tmp_path / "out" / "recipe.json").exists()
+    assert full.train(config, asked(tmp_path / "out", epochs=1)).found
+
+
+def test_as_many_images_as_the_search_had_are_taken(tmp_path: Path) -> None:
+    config = write_config(tmp_path / "best.json")
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps({**content, "evidence": {"limit": LIMIT}}))
+    assert full.train(config, asked(tmp_path / "out", epochs=1, limit=None)).found
+    config.write_text(json.dumps({**content, "evidence": {"limit": "all"}}))
+    with pytest.raises(ValueError, match="the data digits have the hash"):
+        full.train(config, asked(tmp_path / "other", epochs=1, limit=None))
 
 
 def test_a_folder_takes_one_training_at_a_time(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

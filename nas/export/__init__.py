@@ -7,6 +7,6 @@ program. None of this imports torch before it is used.
 
 from __future__ import annotations
 
-from nas.export.config import SCHEMA, ConfigError, build, config, is_folder, load, read, write
+from nas.export.config import SCHEMA, ConfigError, build, check_replaceable, config, is_folder, load, read, write
 
-__all__ = ["SCHEMA", "ConfigError", "build", "config", "is_folder", "load", "read", "write"]
+__all__ = ["SCHEMA", "ConfigError", "build", "check_replaceable", "config", "is_folder", "load", "read", "write"]

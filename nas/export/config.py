@@ -35,6 +35,7 @@ def config(study: Study, row: Row) -> dict[str, Any]:
     protocol = study.protocol
     evaluation = study.evaluation(row.trial)
     evidence = {"study": study.name, "trial": row.trial, "control": row.control, "on_front": row.on_front}
+    evidence["limit"] = (study.inputs or {}).get("limit")  # of the images: a full training needs the same ones
     return {
         "schema": SCHEMA,
         "id": row.architecture.id,
@@ -51,6 +52,23 @@ def _over_seeds(row: Row) -> dict[str, Any]:
     """Return the accuracy over all seeds, in place of that of the evaluation, which is one of them."""
     names = ("accuracy", "accuracy_low", "accuracy_high", "seeds", "seed_error", "seed_degrees", "front_probability")
     return {name: getattr(row, name) for name in names}
+
+
+def check_replaceable(path: str | Path) -> None:
+    """Raise unless a file may be written here: there is none yet, or one that :func:`write` has written.
+
+    Raises:
+        ConfigError: If another file is there.
+    """
+    path = Path(path)
+    if not path.is_file() or not path.stat().st_size:
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not {"schema", "architecture", "protocol"} <= set(found):
+        raise ConfigError(f"{path} is there already, and no export has written it; give another --out, or remove it")
 
 
 def write(content: dict[str, Any], path: str | Path) -> None:

@@ -31,7 +31,7 @@ def figures_table(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         interval = f"{timed['ratio']:.3f} [{timed['ratio_low']:.3f}, {timed['ratio_high']:.3f}]"
         busy = ", but the machine was busy" if timed["unstable"] else ""
         both = f"{timed['model_py_ms']:.3f} ms and {timed['original_ms']:.3f} ms"
-        rows.append(("latency of `model.py` and of the original", f"{both}, ratio {interval}{busy}"))
+        rows.append(("latency of `model.py` and of the original", f"{both}; pair by pair {interval} times{busy}"))
     return rows
 
 

@@ -30,7 +30,7 @@ from nas.data import Splits
 from nas.datasets import TIMM_PREFIXES
 from nas.latency import device_words
 from nas.protocol import Protocol
-from nas.train import loop, paired, pictures, report
+from nas.train import keeping, loop, paired, pictures, report
 from nas.train.loop import Watcher
 from nas.train.parallel import Crew, together
 from nas.train.settings import Recipe, Settings, Start, TrainingFailed, counted, folder_of, recipe_of, start_of
@@ -91,6 +91,7 @@ def train(config: str | Path, settings: Settings, watcher: Watcher | None = None
     path = Path(config)
     architecture, content = export.read(path / CONFIG if path.is_dir() else path)
     protocol = Protocol.from_dict(content["protocol"])
+    settings = _as_searched(settings, content)
     if settings.baseline and not architecture.placements:
         raise ValueError(f"{path} is the bare backbone itself: there is nothing to compare it with; leave out baseline")
     start = start_of(protocol, settings)
@@ -110,8 +111,17 @@ def train(config: str | Path, settings: Settings, watcher: Watcher | None = None
             watcher=watcher if watcher is not None and crew.is_first else Watcher(),
         )
         with _alone_in(job.folder, crew):
-            crew.agree(lambda: _bind(job.folder, job.identity()))
+            crew.agree(lambda: keeping.bind(job.folder, job.identity()))
             return _run(job)
+
+
+def _as_searched(settings: Settings, content: Mapping[str, Any]) -> Settings:
+    """Return the settings with as many images as the search had, unless they say how many."""
+    evidence = content["evidence"]
+    limit = evidence.get("limit") if isinstance(evidence, dict) else None
+    if settings.limit is not None or type(limit) is not int or limit < 1 or settings.other_data:
+        return settings
+    return dataclasses.replace(settings, limit=limit)
 
 
 def splits_of(protocol: Protocol, settings: Settings) -> Splits:
@@ -178,26 +188,6 @@ def _alone_in(folder: Path, crew: Crew) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _bind(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Note under what a folder's trainings are made, or refuse to go on with them under anything else."""
-    path = folder / "recipe.json"
-    if path.exists():
-        try:
-            noted = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}; give another --out") from error
-        changed = [
-            f"{name} {noted.get(name)!r} (now {identity.get(name)!r})"
-            for name in {**noted, **identity}
-            if noted.get(name) != identity.get(name)
-        ]
-        if changed:
-            raise ValueError(
-                f"{folder} holds a training with {', '.join(changed)}; repeat its settings, or give another --out"
-            )
-    files.replace(path, (json.dumps(identity, indent=2) + "\n").encode())
 
 
 def _run(job: Job) -> report.Outcome:

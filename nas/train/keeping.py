@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import shutil
 import zipfile
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +190,31 @@ def _copy(source: Path, target: Path) -> None:
     beside = target.with_name(f"{target.name}.tmp")
     shutil.copy2(source, beside)
     os.replace(beside, target)
+
+
+def bind(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Note under what a folder's trainings are made, or refuse to go on with them under anything else.
+
+    Where no epoch was finished there is nothing to go on with, as after a learning rate that was too high.
+    """
+    path = folder / "recipe.json"
+    if path.exists() and _is_begun(folder):
+        try:
+            noted = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}; give another --out") from error
+        changed = [
+            f"{name} {noted.get(name)!r} (now {identity.get(name)!r})"
+            for name in {**noted, **identity}
+            if noted.get(name) != identity.get(name)
+        ]
+        if changed:
+            raise ValueError(
+                f"{folder} holds a training with {', '.join(changed)}; repeat its settings, or give another --out"
+            )
+    files.replace(path, (json.dumps(identity, indent=2) + "\n").encode())
+
+
+def _is_begun(folder: Path) -> bool:
+    """Tell whether any training in a folder has finished an epoch."""
+    return any(path.name in (CURVE, LAST, "tested.json") for path in folder.glob("*-seed*/*"))

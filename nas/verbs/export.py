@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
     study.close()
     words = f"trial {row.trial}, {row.architecture.describe()}"
     if not as_folder:
+        export.check_replaceable(arguments.out)
         export.write(content, arguments.out)
         print(f"wrote {arguments.out}: {words}")
-        print(f'build it: python -c "import nas; model = nas.load({arguments.out!r})"')
+        print(f"build it: python -c {shlex.quote(f'import nas; model = nas.load({arguments.out!r})')}")
         return DONE
     from nas.export import folder, page
 
@@ -72,5 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     print(f"wrote {out}: {words}\n")
     print(page.text(figures))
-    print(f"\nnext:\n  python {out / 'model.py'}\n  python run_search.py check {out}")
+    print(f"\nnext:\n  python {shlex.quote(str(out / 'model.py'))}")
+    for verb in ("check", "train"):
+        print(f"  python run_search.py {verb} {shlex.quote(str(out))}")
     return DONE
