@@ -176,7 +176,7 @@ def _obstacles(rows: Sequence[Row], axes: Axes, size: tuple[float, float]) -> li
         boxes.append((2.0 if drawn_large else 1.0, (x - 7, y - 7, x + 7, y + 7)))
         if drawn_large:
             low, high = (axes.pixels(row.latency_ms, end, size)[1] for end in accuracy_interval(row))
-            boxes.append((0.4, (x - 1, low, x + 1, high)))
+            boxes.append((1.2, (x - 2, low - 2, x + 2, high + 2)))
     return boxes
 
 
