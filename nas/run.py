@@ -105,7 +105,7 @@ def search(
         if isinstance(error, ValueError):  # the settings were checked: whatever is wrong now is not theirs
             raise RunFailed(f"{type(error).__name__}: {error}") from error
         raise
-    keep_up(now=True)
+    write_files(study, settings.folder)  # here, what goes wrong is told: nothing is left that it could end
     return Result(study=study, outcome=outcome, confirmation=confirmation)
 
 

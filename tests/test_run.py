@@ -6,13 +6,14 @@ import csv
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import nas
-from nas import placement
+from nas import placement, run
 from nas.architecture import Architecture, Stage
 from nas.data import Splits
 from nas.data import load as load_data
@@ -335,3 +336,13 @@ def test_trainings_are_stopped_half_way_where_another_promises_more(tmp_path: Pa
     assert 12 <= study.finished() + len(stopped) / 2 == study.tally().spent < 13
     assert facts(study)["Rungs"].startswith("after epoch 3, where another training promises more: ")
     assert not (tmp_path / "small" / "stopped").exists()
+
+
+def test_a_page_that_cannot_be_drawn_does_not_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError(4)
+
+    monkeypatch.setattr(run, "write_files", broken)
+    keep_up = run._kept_up(SimpleNamespace(), tmp_path)
+    with pytest.warns(UserWarning, match="the pages could not be written: KeyError: 4"):
+        keep_up(now=True)
