@@ -11,7 +11,7 @@ from nas.answer import recommend
 from nas.architecture import Architecture
 from nas.confirm import with_probabilities
 from nas.front import Row, front, pick
-from nas.study import Study, StudyError, study_names
+from nas.study import Study
 
 if TYPE_CHECKING:
     from torch import nn
@@ -209,9 +209,5 @@ def open_study(name: str | None = None, *, studies: str | Path = "studies", stor
         nas.store.StorageError: If the database cannot be used.
     """
     url = storage or f"sqlite:///{Path(studies) / 'studies.db'}"
-    if name is None:
-        names = study_names(url)
-        if len(names) != 1:
-            raise StudyError(f"name a study; the database has: {', '.join(names) or 'none'}")
-        (name,) = names
-    return Found(Study.open(name, url), Path(studies) / name)
+    study = Study.open_only(name, url, ask="name a study")
+    return Found(study, Path(studies) / study.name)

@@ -21,7 +21,7 @@ from nas.facts import epochs_words, latency_words
 from nas.front import Row, at_least_one, most_accurate, pick
 from nas.removal import IDLE
 from nas.reopen import Place, Reopened, reopen
-from nas.run import write_files
+from nas.run import kept_up, write_files
 from nas.seeds import further_seeds
 from nas.study import Study, attempt, join
 
@@ -112,7 +112,7 @@ def check(study: Study, reopened: Reopened, trial: int, *, seeds: int, folder: P
         seeds=tuple(further_seeds(study.protocol, seeds)),
         say=say,
     )
-    keep_up = files.Sparing(lambda: write_files(study, folder))
+    keep_up = kept_up(study, folder)
     try:
         found = work(trial, keep_up)
     except BaseException:
@@ -123,7 +123,7 @@ def check(study: Study, reopened: Reopened, trial: int, *, seeds: int, folder: P
     text = ablation.report(found, title=title, facts=_facts(study, found, work.failures))
     files.replace(folder / f"explain-{trial}.md", text.encode())
     files.replace(folder / f"explain-{trial}.csv", ablation.csv_text(found).encode())
-    keep_up(now=True)  # last: the report holds what was found
+    write_files(study, folder)  # last: the report holds what was found
     return f"{text}\nwrote {folder / f'explain-{trial}'}.md and .csv"
 
 

@@ -77,7 +77,7 @@ def search(
     """
     ready = _ready(settings, on_weights)
     study, workers = ready.study, settings.workers_per_device
-    keep_up = _kept_up(study, settings.folder)
+    keep_up = kept_up(study, settings.folder)
 
     def after_trial(study: Study) -> None:
         keep_up()
@@ -328,7 +328,7 @@ def write_files(study: Study, folder: Path) -> None:
     report.write_report(story, folder / "report.html")
 
 
-def _kept_up(study: Study, folder: Path) -> files.Sparing:
+def kept_up(study: Study, folder: Path) -> files.Sparing:
     """Return what writes the study's files while it is searched: what cannot be drawn must not end the search."""
 
     def write() -> None:

@@ -343,6 +343,6 @@ def test_a_page_that_cannot_be_drawn_does_not_end_the_search(tmp_path: Path, mon
         raise KeyError(4)
 
     monkeypatch.setattr(run, "write_files", broken)
-    keep_up = run._kept_up(SimpleNamespace(), tmp_path)
+    keep_up = run.kept_up(SimpleNamespace(), tmp_path)
     with pytest.warns(UserWarning, match="the pages could not be written: KeyError: 4"):
         keep_up(now=True)

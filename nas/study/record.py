@@ -22,7 +22,7 @@ from nas.study.binding import INPUTS, LIMITS, RUNGS, StudyError, is_bound
 from nas.study.board import Board
 from nas.study.rows import make_row, noise_of
 from nas.study.sampler import Known
-from nas.study.storage import connect_existing, seal
+from nas.study.storage import connect_existing, seal, study_names
 from nas.study.trials import (
     EXPLAINS,
     Rejected,
@@ -77,6 +77,22 @@ class Record:
         except BaseException:
             close(storage, store)
             raise
+
+    @classmethod
+    def open_only(cls, name: str | None, url: str, *, ask: str) -> Self:
+        """Open the study of a name or, without one, the only study of a database.
+
+        Raises:
+            StudyError: If there is none of that name; or if there is no name, and not one study: the message begins
+                with ``ask``.
+            StorageError: If the database cannot be used.
+        """
+        if name is None:
+            names = study_names(url)
+            if len(names) != 1:
+                raise StudyError(f"{ask}; the database has: {', '.join(names) or 'none'}")
+            (name,) = names
+        return cls.open(name, url)
 
     def close(self) -> None:
         """Close the database's connections."""

@@ -31,13 +31,7 @@ def _interrupt(*_: object) -> NoReturn:
 
 def open_study(arguments: argparse.Namespace) -> Study:
     """Open the study that is named, or the only one that there is."""
-    from nas.study import Study, study_names
+    from nas.study import Study
 
     url = arguments.storage or f"sqlite:///{Path(arguments.studies) / 'studies.db'}"
-    name = arguments.study
-    if name is None:
-        names = study_names(url)
-        if len(names) != 1:
-            raise ValueError(f"--study must name a study; the database has: {', '.join(names) or 'none'}")
-        name = names[0]
-    return Study.open(name, url)
+    return Study.open_only(arguments.study, url, ask="--study must name a study")
