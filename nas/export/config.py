@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 """Version of the config's form."""
+CONFIG, WEIGHTS = "architecture.json", "weights.safetensors"
+"""What the config and the trained weights are called in an exported folder."""
 _KEYS = ("schema", "architecture", "id", "num_classes", "in_channels", "evidence", "protocol", "space")
 
 
@@ -126,7 +128,7 @@ def read(path: str | Path) -> tuple[Architecture, dict[str, Any]]:
     """
     path = Path(path)
     if path.is_dir():
-        path = path / "architecture.json"
+        path = path / CONFIG
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -167,7 +169,7 @@ def load(path: str | Path) -> nn.Module:
         ValueError: If the folder's weights are not those of the model.
     """
     model = build(*read(path))
-    weights = Path(path) / "weights.safetensors"
+    weights = Path(path) / WEIGHTS
     if weights.exists():
         from nas.export.proof import load_weights
 

@@ -18,14 +18,13 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.export import page, standalone
-from nas.export.config import ConfigError, alone_in, read, write
+from nas.export.config import CONFIG, WEIGHTS, ConfigError, alone_in, read, write
 
 PROOF_SCHEMA = 1
 """Version of the proof's form."""
 PROOF = "proof.json"
-ALWAYS = ("architecture.json", "model.py", "reference.safetensors", "README.md")
+ALWAYS = (CONFIG, "model.py", "reference.safetensors", "README.md")
 """Files that every folder has, beside the proof."""
-WEIGHTS = "weights.safetensors"
 OPTIONAL = (WEIGHTS, "model.onnx", "model.onnx.data")
 """Files that a folder may have."""
 SECONDS = 2.0
@@ -127,7 +126,7 @@ def _check_place(out: Path, wanted: str, onnx: bool = False) -> frozenset[str]:
     if all(path.name.startswith(_STAGING) for path in out.iterdir()):
         return frozenset()
     try:
-        found, _ = read(out / "architecture.json")
+        found, _ = read(out / CONFIG)
     except ConfigError as error:
         raise FolderError(
             f"cannot write {out}: the folder holds something else than an export; give a new one with --out"
@@ -172,8 +171,8 @@ def _fill(folder: Path, content: dict[str, Any], weights: Path | None, onnx: boo
 
     from nas.export import onnx_file, proof
 
-    write(content, folder / "architecture.json")
-    architecture, content = read(folder / "architecture.json")
+    write(content, folder / CONFIG)
+    architecture, content = read(folder / CONFIG)
     subject = proof.Subject(architecture=architecture, content=content, folder=folder)
     text = standalone.source(architecture, content)
     (folder / "model.py").write_text(text, encoding="utf-8")
@@ -248,7 +247,7 @@ def check(folder: str | Path, *, seconds: float = SECONDS, trust: bool = False) 
     _check_seconds(seconds)
     said = _read_proof(folder)
     _check_hashes(folder, said["files"])
-    architecture, content = read(folder / "architecture.json")
+    architecture, content = read(folder / CONFIG)
     if architecture.id != said["id"]:
         raise FolderError(f"{folder / PROOF} is about {said['id']}, but architecture.json holds {architecture.id}")
     notes = [f"{name} is beside what was exported" for name in _others(folder, said["files"])]
@@ -284,7 +283,7 @@ def _check_hashes(folder: Path, hashes: dict[str, str]) -> None:
 
 def _again(folder: Path) -> str:
     """Return how weights become a part of the proof."""
-    evidence = read(folder / "architecture.json")[1]["evidence"]
+    evidence = read(folder / CONFIG)[1]["evidence"]
     words = f"export into the folder again: run_search.py export --out {shlex.quote(str(folder))}"
     try:
         return f"{words} --pick trial:{int(evidence['trial'])} --study {shlex.quote(evidence['study'])}"

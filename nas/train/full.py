@@ -28,6 +28,7 @@ from nas import data, evaluate, export, files, placement, proxy, trainer
 from nas.architecture import Architecture
 from nas.data import Splits
 from nas.datasets import TIMM_PREFIXES
+from nas.export.config import WEIGHTS
 from nas.latency import device_words
 from nas.protocol import Protocol
 from nas.train import keeping, loop, paired, pictures, report
@@ -35,9 +36,6 @@ from nas.train.loop import Watcher
 from nas.train.parallel import Crew, together
 from nas.train.settings import Recipe, Settings, Start, TrainingFailed, counted, folder_of, recipe_of, start_of
 
-CONFIG = "architecture.json"
-"""Name of the config in an export folder."""
-WEIGHTS = "weights.safetensors"
 FOUND, BARE = "architecture", "bare"
 LOCK_SECONDS = 10.0
 """Longest wait for the folder: what loads images for a training that was killed keeps it for some seconds."""
@@ -89,7 +87,7 @@ def train(config: str | Path, settings: Settings, watcher: Watcher | None = None
         TrainingFailed: If a training cannot go on.
     """
     path = Path(config)
-    architecture, content = export.read(path / CONFIG if path.is_dir() else path)
+    architecture, content = export.read(path)
     protocol = Protocol.from_dict(content["protocol"])
     settings = _as_searched(settings, content)
     if settings.baseline and not architecture.placements:
