@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import sqlalchemy as sa
-from typing_extensions import ParamSpec
 
 from nas.evaluation import first_line
 from nas.locks import default_folder, exclusive
@@ -133,6 +132,8 @@ def is_passing(error: BaseException) -> bool:
         if isinstance(each, sa.exc.DBAPIError):
             if isinstance(each.orig, sqlite3.Error):
                 return "locked" in str(each.orig) or "busy" in str(each.orig)
+            if "does not exist" in str(each.orig) or "authentication failed" in str(each.orig):
+                return False  # the database was dropped, or the user is no longer let in
             return each.connection_invalidated or isinstance(each, (sa.exc.OperationalError, sa.exc.InterfaceError))
     return False
 
