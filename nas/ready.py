@@ -104,6 +104,8 @@ def make_ready(settings: Settings, say: Say = lambda _: None, *, worker: int | N
         EvaluationError: If a block of the space cannot run at a stage.
     """
     declared = declared_space(settings)
+    if settings.folder.exists():  # whoever resumes a search wants to see that it does; on a busy machine this is long
+        say(f"going on with {settings.folder}: loading torch, timm and the data")
     from nas.evaluate import Evaluator  # torch and timm, once the cheap mistakes are ruled out
     from nas.replicate import Replicator
     from nas.timing import Timer

@@ -140,6 +140,8 @@ class _Crew:
         while self._members:
             self._look()
             if not self._stops and stop():
+                if not self._has_begun:
+                    return self._results  # nothing is in work yet that could be finished
                 self._stops = True
                 self._order(_STOP)
             if not self._has_begun and all(member.is_ready for member in self._members.values()):

@@ -135,6 +135,17 @@ def work(duty: Duty, line: Line) -> Outcome:
     return search(duty, lambda _: line.tell(None), line.stop)
 
 
+def supervised(duty: Duty, count: int, stop: Callable[[], bool]) -> list[Outcome]:
+    study = create(duty.folder, where=duty.url)
+    duties = [dataclasses.replace(duty, worker=number) for number in range(1, count + 1)]
+    try:
+        return supervise(work, duties, say=lambda words: print(words, file=sys.stderr, flush=True), stop=stop)
+    finally:
+        with study.lock():
+            study.repair()
+        study.close()
+
+
 def note(path: Path, words: str) -> None:
     with path.open("a") as log:
         log.write(f"{words}\n")
@@ -147,12 +158,10 @@ def main() -> int:
     duty = Duty(Path(folder), int(budget), float(seconds), where)
     with Stopping() as stop:
         stop.begin()
-        if workers == 1:
-            outcomes = [search(duty, stop=stop)]
-        else:
-            create(duty.folder, where=where).close()
-            duties = [dataclasses.replace(duty, worker=number) for number in range(1, workers + 1)]
-            outcomes = supervise(work, duties, say=lambda words: print(words, file=sys.stderr, flush=True), stop=stop)
+        try:
+            outcomes = [search(duty, stop=stop)] if workers == 1 else supervised(duty, workers, stop)
+        except KeyboardInterrupt:
+            return 130
     return 0 if any(not outcome.interrupted for outcome in outcomes) else 130
 
 
