@@ -22,6 +22,8 @@ LAYERS: dict[str, int] = {
     "nas.verbs": 5,
     "nas.search_flags": 5,
     "nas.run": 4,
+    "nas.ready": 4,
+    "nas.devices": 4,
     "nas.settings": 4,
     "nas.workers": 3,
     "nas.command": 4,
