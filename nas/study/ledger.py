@@ -21,14 +21,30 @@ from nas.study.history import History
 from nas.study.record import close
 from nas.study.sampler import Distribution, Proposal, distributions
 from nas.study.storage import connect
-from nas.study.trials import CURVE, EXPLAINS, INTERRUPTED, RESUMES, checks, id_of, params_of, was_stopped
+from nas.study.trials import (
+    CURVE,
+    EXPLAINS,
+    INTERRUPTED,
+    RESUMES,
+    checks,
+    id_of,
+    params_of,
+    reason_of,
+    was_cut_off,
+    was_stopped,
+)
 from nas.study.worker import Watch, Worker, bury
 
 AGAIN = "tried_again"
 """Attribute of a trial that repeats one whose failure was put down to something else than its architecture."""
 MOST_DEATHS = 3
-"""So many workers may die with one architecture: it is then the cause, as one that takes more memory than there is."""
+"""An architecture is not taken for the cause, as one would be that takes more memory than there is, before so many
+workers have died with it."""
+CHANCE = 1e-4
+"""Nor before they would be so unlikely to have died by chance, as those died that evaluated others."""
 _DEATHS = "deaths"
+_DIED = "died"
+"""How the reason of a trial ends whose worker did."""
 _PROPOSED = ("architecture", "placements", "control", "memory", RESUMES, EXPLAINS, AGAIN, _DEATHS)
 """Attributes that a trial has from its proposal, and hands on when it has to be repeated."""
 
@@ -240,10 +256,22 @@ class Study(History):
     def _repeat(self, trial: FrozenTrial) -> None:
         """Queue the architecture of a dead worker's trial again, unless it was the death of several."""
         deaths = trial.user_attrs.get(_DEATHS, 0) + 1
-        if deaths >= MOST_DEATHS and trial.user_attrs.get("control") != BARE:  # all others are compared with it
+        if trial.user_attrs.get("control") != BARE and self._is_deadly(
+            trial, deaths
+        ):  # all are compared with the bare one
             self._end(trial.number, f"{deaths} workers, one after the other, died while they evaluated it")
         else:
-            self.requeue(trial, f"its worker {trial.user_attrs.get('worker')} died", {_DEATHS: deaths})
+            self.requeue(trial, f"its worker {trial.user_attrs.get('worker')} {_DIED}", {_DEATHS: deaths})
+
+    def _is_deadly(self, trial: FrozenTrial, deaths: int) -> bool:
+        """Tell whether an architecture is the cause of so many deaths, one after the other.
+
+        Machines that are taken away, or somebody who kills processes, hit whatever is in work. So it is a question of
+        how often workers died with other architectures: with a uniform prior, by Laplace's rule of succession.
+        """
+        others = [each for each in self._trials() if each.state.is_finished() and id_of(each) != id_of(trial)]
+        died = sum(was_cut_off(each) and reason_of(each).endswith(_DIED) for each in others)
+        return deaths >= MOST_DEATHS and ((died + 1) / (len(others) + 2)) ** deaths < CHANCE
 
     def requeue(self, trial: FrozenTrial | optuna.Trial, cause: str, noted: Mapping[str, Any] | None = None) -> None:
         """Fail a trial that was cut off and queue its architecture again. Call it under :meth:`lock`."""

@@ -43,6 +43,7 @@ class Worker:
     def __enter__(self) -> Worker:
         self._lock.acquire()
         patient(self._store.beat)(self.id)  # whoever claims a trial without it is taken for dead
+        self._bury_the_dead()
         self._thread.start()
         return self
 
@@ -53,9 +54,17 @@ class Worker:
         self._thread.join()
         with contextlib.suppress(sa.exc.SQLAlchemyError):
             self._store.forget(self.id)
+        self._bury_the_dead()
         self._lock.release()
         with contextlib.suppress(OSError):
             os.unlink(_lock_path(self.id))
+
+    def _bury_the_dead(self) -> None:
+        """Remove what workers of this machine have left that were killed while they had no trial."""
+        with contextlib.suppress(sa.exc.SQLAlchemyError):
+            for worker in self._store.signs():
+                if _holds_its_lock(worker) is False:
+                    bury(worker, self._store)
 
     def _live(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):

@@ -121,6 +121,7 @@ def search(
         time.sleep(duty.seconds)
         evaluation = evaluate(architecture)
         study.store.put(architecture, PROTOCOL.hash, evaluation)
+        note(duty.folder / "ended.log", architecture.id)
         return evaluation
 
     try:
