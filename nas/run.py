@@ -99,6 +99,9 @@ def search(
             if workers > 1:
                 ready.confirm(after_replicate, share=(0, workers))
         confirmation = ready.confirm(after_replicate)
+        # Here, where no other process of this search is left. What runs in another search of the study may stay; one
+        # that goes on later with a larger budget begins the others anew.
+        _pauses(settings).clear(besides=[known.id for known in study.tally().known if known.pending])
     except BaseException as error:
         with suppress(Exception):  # what went wrong is told, not what went wrong because of it
             keep_up(now=True)
@@ -139,7 +142,7 @@ class _Ready:
 
     def run(self, on_trial: Callable[[Study], None] | None = None) -> Outcome:
         """Evaluate architectures until the budget is spent."""
-        outcome = run(
+        return run(
             self.study,
             self.evaluator,
             space=self.space,
@@ -149,8 +152,6 @@ class _Ready:
             patience=self.settings.patience,
             on_trial=on_trial,
         )
-        _pauses(self.settings).clear()  # a search that goes on with a larger budget begins them anew
-        return outcome
 
     def confirm(
         self, on_replicate: Callable[[Architecture, Replicate], None] | None = None, share: tuple[int, int] = (0, 1)
@@ -191,6 +192,7 @@ def _ready(settings: Settings, on_weights: Callable[[str], None] | None = None, 
         inputs={**settings.inputs, "command": command(settings)},
     )
     files.replace(settings.folder / "split.json", json.dumps(splits.record()).encode())
+    pauses = _pauses(settings)
     return _Ready(
         settings=settings,
         study=study,
@@ -202,14 +204,15 @@ def _ready(settings: Settings, on_weights: Callable[[str], None] | None = None, 
             timer,
             settings.limits,
             _stop_rule(settings, study, resolved),
-            _pauses(settings) if settings.stops_by_model else None,  # with the others it is for good
+            pauses,
+            keeps_stopped=settings.stops_by_model,  # with the others it is for good
         ),
-        replicator=Replicator(trainer, study.store),
+        replicator=Replicator(trainer, study.store, pauses=pauses),
     )
 
 
 def _pauses(settings: Settings) -> Pauses:
-    """Return where trainings are kept that were stopped."""
+    """Return where trainings are kept that were stopped or killed."""
     from nas.pauses import Pauses
 
     return Pauses(settings.folder / "stopped")
