@@ -5,12 +5,13 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import timm
 import torch
 
 from nas.architecture import Architecture
-from nas.evaluation import Cost, Evaluation, wilson_interval
+from nas.evaluation import Cost, Counted, Evaluation, wilson_interval
 from nas.latency import lock_name
 from nas.limits import BeyondLimitsError, Limits
 from nas.locks import DeviceLock
@@ -46,7 +47,7 @@ class Evaluator:
             store: The cache.
             timer: Measures what an architecture costs; by default on the trainer's device.
             limits: What an architecture may cost at most. The bare backbone may cost anything: all others are compared
-                with it.
+                with it. Where counting is enough to tell, what costs more is not even timed.
             stop_rule: Stops trainings that are not worth going on with; by default none is stopped.
             pauses: Where trainings are kept that are cut off, to go on from there; by default they would begin anew.
             keeps_stopped: Whether what the stop rule stops may be taken up again, rather than being stopped for good.
@@ -91,7 +92,8 @@ class Evaluator:
         within_memory(lambda: self._costs(Architecture(backbone=backbone)), self._trainer)
 
     def _measure(self, architecture: Architecture, pause: Pause | None) -> Evaluation:
-        cost = self._costs(architecture)
+        # Only where counting tells it all: Optuna's models want every limit's excess of every trial, or none.
+        cost = self._costs(architecture, None if self._limits.need_clock else partial(self._check, architecture))
         self._check(architecture, cost)
         with self._lock.training():  # no timing meanwhile
             model = self._trainer.build(architecture)
@@ -119,7 +121,7 @@ class Evaluator:
             versions=versions(),
         )
 
-    def _check(self, architecture: Architecture, cost: Cost) -> None:
+    def _check(self, architecture: Architecture, cost: Counted) -> None:
         """Raise BeyondLimitsError if an architecture with blocks costs more than is allowed."""
         if architecture.placements and any(excess > 0 for excess in self._limits.excess(cost).values()):
             raise BeyondLimitsError(self._limits, cost)

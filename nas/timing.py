@@ -15,7 +15,7 @@ from torch import nn
 from nas import placement, proxy
 from nas.architecture import Architecture
 from nas.complexity import count, nominal_ms
-from nas.evaluation import Cost, EvaluationError, Latency, first_line
+from nas.evaluation import Cost, Counted, EvaluationError, Latency, first_line
 from nas.latency import Runtime, lock_name, measure
 from nas.locks import DeviceLock
 from nas.protocol import Protocol
@@ -82,8 +82,12 @@ class Timer:
                 reason += f" ({bench.protocol.precision}; --latency-precision float32 may do)"
             raise EvaluationError(reason) from error
 
-    def __call__(self, architecture: Architecture) -> Cost:
+    def __call__(self, architecture: Architecture, check: Callable[[Counted], None] | None = None) -> Cost:
         """Return what an architecture costs.
+
+        Args:
+            architecture: What to build, to count and to time.
+            check: Called with what was counted, before anything is timed. What it raises is raised.
 
         Raises:
             EvaluationError: If the runtime cannot run it.
@@ -96,6 +100,14 @@ class Timer:
                 busy.enter_context(lock.training())  # nobody else's timing meanwhile
             model = build(architecture, protocol, self._device, plan=bench.plan)
             complexity = count(model, (protocol.channels, protocol.resolution, protocol.resolution))
+        counted = Counted(
+            parameters=complexity.parameters,
+            macs=complexity.macs,
+            memory_bytes=complexity.weight_bytes + size * complexity.activation_bytes,
+            nominal_ms=nominal_ms(complexity, self._device.type, size),
+        )
+        if check is not None:
+            check(counted)
         try:
             latency = self._time(model, bench)
         except RuntimeError as error:
@@ -105,10 +117,7 @@ class Timer:
         return Cost(
             latency=latency if architecture.placements else _of_itself(latency),
             reference_ms=latency.bare_ms,
-            parameters=complexity.parameters,
-            macs=complexity.macs,
-            memory_bytes=complexity.weight_bytes + size * complexity.activation_bytes,
-            nominal_ms=nominal_ms(complexity, self._device.type, size),
+            **dataclasses.asdict(counted),
         )
 
     def _time(self, model: nn.Module, bench: _Bench) -> Latency:
@@ -178,8 +187,12 @@ class CachedTimer:
         """
         self._timer, self._store, self._hash = timer, store, latency_hash
 
-    def __call__(self, architecture: Architecture) -> Cost:
+    def __call__(self, architecture: Architecture, check: Callable[[Counted], None] | None = None) -> Cost:
         """Return what an architecture costs; measure it if that was never done, or not with a stable result.
+
+        Args:
+            architecture: What may have to be measured.
+            check: As :meth:`Timer.__call__` takes it; not called where nothing has to be timed.
 
         Raises:
             EvaluationError: If the runtime cannot run it.
@@ -188,7 +201,7 @@ class CachedTimer:
         known = self._store.cost(architecture, self._hash)
         if known is not None and not known.latency.unstable:
             return self.referred(architecture, known)
-        found = self._timer(architecture)
+        found = self._timer(architecture, check)
         if not architecture.placements:  # all latencies of the study, and of later ones, are multiples of this one
             for _ in range(REFERENCE_RETRIES):
                 found = self._timer(architecture) if found.latency.unstable else found
