@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -74,7 +74,7 @@ class Timer:
         bench = self._bench(backbone)
         try:
             with torch.inference_mode():
-                bench.runtime.begin()
+                bench.runtime.prepare(bench.bare)
                 bench.runtime.fresh(bench.bare)()
         except RuntimeError as error:
             reason = f"{backbone} cannot be timed: {first_line(error)}"
@@ -95,9 +95,7 @@ class Timer:
         """
         bench = self._bench(architecture.backbone)
         protocol, size = bench.protocol, self._protocol.latency_batch_size
-        with ExitStack() as busy:
-            for lock in self._locks:
-                busy.enter_context(lock.training())  # nobody else's timing meanwhile
+        with self._turn():
             model = build(architecture, protocol, self._device, plan=bench.plan)
             complexity = count(model, (protocol.channels, protocol.resolution, protocol.resolution))
         counted = Counted(
@@ -122,6 +120,9 @@ class Timer:
 
     def _time(self, model: nn.Module, bench: _Bench) -> Latency:
         protocol = bench.protocol
+        if bench.runtime.may_prepare_beside_others:  # it may take minutes, in which they shall not wait
+            with self._turn(), torch.inference_mode():
+                bench.runtime.prepare(model.eval(), bench.bare)
         with ExitStack() as alone:
             for lock in self._locks:
                 alone.enter_context(lock.timing())
@@ -136,6 +137,14 @@ class Timer:
                 max_seconds=protocol.latency_seconds,
                 clock=self._clock,
             )
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Use the device beside those that train, while nobody times."""
+        with ExitStack() as busy:
+            for lock in self._locks:
+                busy.enter_context(lock.training())
+            yield
 
     def _bench(self, backbone: str) -> _Bench:
         """Return what every timing of a backbone's architectures needs; made once."""
