@@ -176,6 +176,14 @@ class TestRoom:
         pauses.drop("one")
         assert pauses.get("one") is None
 
+    def test_a_bit_that_flipped_is_found(self, tmp_path: Path) -> None:
+        pauses = Pauses(tmp_path)
+        pauses.put("one", STATE)
+        content = bytearray((tmp_path / "one.pt").read_bytes())
+        content[len(content) // 2] ^= 1  # in the weights, where torch alone would not see it
+        (tmp_path / "one.pt").write_bytes(content)
+        assert pauses.get("one") is None
+
     def test_the_oldest_make_room(self, tmp_path: Path) -> None:
         pauses = Pauses(tmp_path, most_bytes=350_000)
         for number in range(5):
