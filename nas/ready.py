@@ -86,8 +86,11 @@ class Ready:
         )
 
     def forget_pauses(self) -> None:
-        """Remove what stopped trainings could go on from: a search with a larger budget begins them anew."""
-        _pauses(self.settings).clear()
+        """Remove what stopped trainings could go on from: a search with a larger budget begins them anew.
+
+        What runs or waits in another search of the study is left.
+        """
+        _pauses(self.settings).clear(besides=[known.id for known in self.study.tally().known if known.pending])
 
 
 def make_ready(settings: Settings, say: Say = lambda _: None, *, worker: int | None = None) -> Ready:
@@ -130,6 +133,7 @@ def make_ready(settings: Settings, say: Say = lambda _: None, *, worker: int | N
     )
     if worker is None:
         files.replace(settings.folder / "split.json", json.dumps(splits.record()).encode())
+    pauses = _pauses(settings)
     return Ready(
         settings=settings,
         study=study,
@@ -142,14 +146,15 @@ def make_ready(settings: Settings, say: Say = lambda _: None, *, worker: int | N
             timer,
             settings.limits,
             _stop_rule(settings, study, resolved),
-            _pauses(settings) if settings.stops_by_model else None,  # with the others it is for good
+            pauses,
+            keeps_stopped=settings.stops_by_model,  # with the others it is for good
         ),
-        replicator=Replicator(trainer, study.store),
+        replicator=Replicator(trainer, study.store, pauses=pauses),
     )
 
 
 def _pauses(settings: Settings) -> Pauses:
-    """Return where trainings are kept that were stopped."""
+    """Return where trainings are kept that were stopped or killed."""
     from nas.pauses import Pauses
 
     return Pauses(settings.folder / "stopped")

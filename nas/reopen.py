@@ -75,12 +75,11 @@ def reopen(study: Study, place: Place, folder: Path, *, on_event: Callable[[str]
     device, timed = _devices(study.protocol, place)
     trainer = _trainer(study, place, folder, device, timed, on_event)
     (backbone,) = study.space["backbones"]
+    pauses = Pauses(folder / "stopped")
     return Reopened(
         space=restored(study.space, {backbone: trainer.plan(backbone).stages}),
-        evaluator=Evaluator(
-            trainer, study.store, Timer(trainer, timed), study.limits, pauses=Pauses(folder / "stopped")
-        ),
-        replicator=Replicator(trainer, study.store),
+        evaluator=Evaluator(trainer, study.store, Timer(trainer, timed), study.limits, pauses=pauses),
+        replicator=Replicator(trainer, study.store, pauses=pauses),
     )
 
 

@@ -54,6 +54,7 @@ LAYERS: dict[str, int] = {
     "nas.proxy": 1,
     "nas.batches": 1,
     "nas.pauses": 1,
+    "nas.standing": 1,
     "nas.optimizer": 1,
     "nas.complexity": 1,
     "nas.architecture": 0,

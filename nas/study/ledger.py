@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.database import Lock
-from nas.evaluation import Cost, Evaluation
+from nas.evaluation import Counted, Evaluation
 from nas.front import BARE
 from nas.limits import Limits
 from nas.protocol import Protocol
@@ -160,7 +160,7 @@ class Study(History):
         self._constrain(trial, evaluation)
         self._close(trial._trial_id, TrialState.COMPLETE, [evaluation.accuracy, evaluation.latency_ms])
 
-    def reject(self, trial: optuna.Trial, reason: str, cost: Cost) -> None:
+    def reject(self, trial: optuna.Trial, reason: str, cost: Counted) -> None:
         """Record that a trial's architecture costs more than is allowed and was not trained."""
         with self.lock():
             if not self._trials()[trial.number].state.is_finished():
@@ -196,7 +196,7 @@ class Study(History):
             if words not in self.rungs:
                 self._study.set_user_attr(RUNGS, [*self.rungs, words])
 
-    def _constrain(self, trial: optuna.Trial, cost: Cost) -> None:
+    def _constrain(self, trial: optuna.Trial, cost: Counted) -> None:
         """Say in Optuna's terms how far a cost is beyond the limits."""
         told = trial.constraints
         for name, excess in self.limits.excess(cost).items():
