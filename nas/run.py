@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from nas import export, files, report
 from nas.command import command
+from nas.database_errors import words_for
 from nas.evaluation import EvaluationError
 from nas.settings import Settings, declared_space, made_for_data, make_protocol
 from nas.study import Chooser, Confirmation, Judge, Outcome, RunFailed, Study, confirm, run
@@ -102,6 +103,8 @@ def search(
     except BaseException as error:
         with suppress(Exception):  # what went wrong is told, not what went wrong because of it
             keep_up(now=True)
+        if (told := words_for(error, settings.storage_url)) is not None:
+            raise RunFailed(told) from error
         if isinstance(error, ValueError):  # the settings were checked: whatever is wrong now is not theirs
             raise RunFailed(f"{type(error).__name__}: {error}") from error
         raise
@@ -334,7 +337,7 @@ def kept_up(study: Study, folder: Path) -> files.Sparing:
     def write() -> None:
         try:
             write_files(study, folder)
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as error:
             warnings.warn(f"the pages could not be written: {type(error).__name__}: {error}", stacklevel=2)
 
     return files.Sparing(write)

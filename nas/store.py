@@ -13,11 +13,12 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from nas import schema
 from nas.architecture import Architecture
+from nas.database_errors import StorageError as StorageError  # its home is below all that may raise it
 from nas.evaluation import Cost, Evaluation
 from nas.seeds import Replicate
 
-SCHEMA_VERSION = "2"
 BUSY_TIMEOUT_SECONDS = 60
 """How long a connection waits for SQLite's write lock."""
 
@@ -67,11 +68,8 @@ _WORKERS = sa.Table(
     _METADATA,
     sa.Column("id", sa.String(128), primary_key=True),
     sa.Column("beat_at", sa.DateTime, nullable=False),
+    sa.Column("beats", sa.Integer, nullable=False, server_default="0"),
 )
-
-
-class StorageError(ValueError):
-    """The database cannot be used; the message says why."""
 
 
 def sqlite_path(url: str) -> Path | None:
@@ -142,24 +140,20 @@ class Store:
 
     def __init__(self, url: str) -> None:
         """Open the tables; :meth:`create` makes them."""
-        arguments = {"timeout": BUSY_TIMEOUT_SECONDS} if sqlite_path(url) is not None else {}
+        self._path = sqlite_path(url)
+        arguments = {"timeout": BUSY_TIMEOUT_SECONDS} if self._path is not None else {}
         self._engine = sa.create_engine(url, connect_args=arguments, pool_pre_ping=True)
         self._parsed = cache(Evaluation.from_json)  # a search reads all of them before every trial
 
     def create(self) -> None:
-        """Create the tables where they are missing.
+        """Create the tables where they are missing, and bring older ones up to date.
 
         Raises:
-            StorageError: If they were made by another version of the schema.
+            StorageError: If they were made by a newer version of the schema, or by one that is too old.
         """
+        schema.migrate(self._engine, self._path)
         _METADATA.create_all(self._engine)
-        self._insert_once(_META, {"key": "schema"}, {"value": SCHEMA_VERSION})
-        with self._engine.connect() as connection:
-            version = connection.execute(sa.select(_META.c.value).where(_META.c.key == "schema")).scalar_one()
-        if version != SCHEMA_VERSION:
-            raise StorageError(
-                f"the database has schema {version} of the nas_ tables, but this version reads {SCHEMA_VERSION}"
-            )
+        self._insert_once(_META, {"key": "schema"}, {"value": schema.SCHEMA_VERSION})
 
     def close(self) -> None:
         """Close all connections."""
@@ -263,10 +257,12 @@ class Store:
         """Note that a worker is alive, by the database's clock."""
         with self._engine.begin() as connection:
             changed = connection.execute(
-                sa.update(_WORKERS).where(_WORKERS.c.id == worker).values(beat_at=sa.func.current_timestamp())
+                sa.update(_WORKERS)
+                .where(_WORKERS.c.id == worker)
+                .values(beat_at=sa.func.current_timestamp(), beats=_WORKERS.c.beats + 1)
             )
             if changed.rowcount == 0:
-                connection.execute(sa.insert(_WORKERS).values(id=worker, beat_at=sa.func.current_timestamp()))
+                connection.execute(sa.insert(_WORKERS).values(id=worker, beat_at=sa.func.current_timestamp(), beats=1))
 
     def silent_seconds(self, worker: str) -> float:
         """Return how long ago a worker gave a sign of life, in seconds; infinite if it never did."""

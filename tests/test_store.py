@@ -113,7 +113,10 @@ def test_creating_twice_keeps_what_is_there(store: Store) -> None:
 def test_tables_of_another_version_are_refused(store: Store, tmp_path: Path) -> None:
     with sa.create_engine(toy.url(tmp_path)).begin() as connection:
         connection.execute(sa.text("UPDATE nas_meta SET value = '0'"))
-    with pytest.raises(StorageError, match="has schema 0 of the nas_ tables, but this version reads 2"):
+    with pytest.raises(
+        StorageError,
+        match="has schema 0 of the nas_ tables, but this version of the program reads 3, and none older than 2",
+    ):
         store.create()
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from nas import schema
 from nas.architecture import Architecture
 from nas.evaluation import Cost, Evaluation
 from nas.front import Row, mark_front
@@ -67,6 +68,7 @@ class Record:
         """
         storage, store = connect_existing(url)
         try:
+            schema.check_readable(storage.engine)
             names = sorted(optuna.get_all_study_names(storage))
             if name not in names:
                 raise StudyError(f"no study {name!r} in the database; its studies: {', '.join(names) or 'none'}")
@@ -102,6 +104,12 @@ class Record:
     def number(self) -> int:
         """Number of the study in the database, as optuna-dashboard's addresses name it."""
         return self._study._study_id
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """All that the study says of itself, as JSON values and unread."""
+        attributes: dict[str, Any] = self._study.user_attrs
+        return attributes
 
     @property
     def protocol(self) -> Protocol:
