@@ -27,6 +27,9 @@ def faults(path: Path) -> list[str]:
     """Return what is wrong with the file of an SQLite database, in words; nothing if it is whole.
 
     Reads the whole file: pages, indices, and whether what rows refer to is there.
+
+    Raises:
+        StorageError: If it cannot be read at all, so that nothing is known of it.
     """
     try:
         with closing(read_only(path)) as connection:
@@ -35,11 +38,19 @@ def faults(path: Path) -> list[str]:
             lost: dict[tuple[str, str], int] = {}
             for table, _, parent, _ in connection.execute("PRAGMA foreign_key_check"):
                 lost[table, parent] = lost.get((table, parent), 0) + 1
+    except sqlite3.OperationalError as error:
+        raise StorageError(cannot_read(path, error)) from error
     except sqlite3.Error as error:
         return [str(error)]
     return found + [
         f"{count} rows of {table} refer to {parent} that are gone" for (table, parent), count in lost.items()
     ]
+
+
+def cannot_read(path: Path, error: sqlite3.Error) -> str:
+    """Return why an SQLite database cannot be read, in words, though it need not be damaged."""
+    # To read what was written ahead of it, SQLite makes two files beside the database.
+    return f"cannot read the database {path}: {error}; this user must be able to write into its folder, or copy it"
 
 
 def default_copy(path: Path, studies: Path) -> Path:

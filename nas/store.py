@@ -15,7 +15,9 @@ import sqlalchemy as sa
 
 from nas import schema
 from nas.architecture import Architecture
+from nas.backup import cannot_read
 from nas.database_errors import StorageError as StorageError  # its home is below all that may raise it
+from nas.database_errors import words_for
 from nas.evaluation import Cost, Evaluation
 from nas.seeds import Replicate
 
@@ -126,8 +128,10 @@ def check_ours(connection: sqlite3.Connection, path: Path, *, used: bool = False
     try:
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.OperationalError as error:
-        raise StorageError(f"cannot read the database {path}: {error}") from error
+        raise StorageError(cannot_read(path, error)) from error
     except sqlite3.DatabaseError as error:
+        if "malformed" in str(error):
+            raise StorageError(words_for(error, f"sqlite:///{path}")) from error
         raise StorageError(f"{path} is not an SQLite database ({error}); give another with --storage") from error
     is_begun = all(_is_known(table) for table in tables)  # or empty: whatever table is missing will be made
     if used and is_begun and "nas_meta" not in tables and not _has_studies(connection, tables):
@@ -167,6 +171,11 @@ class Store:
         schema.migrate(self._engine, self._path)
         _METADATA.create_all(self._engine)
         self._insert_once(_META, {"key": "schema"}, {"value": schema.SCHEMA_VERSION})
+
+    def missing(self) -> list[str]:
+        """Return the names of the tables that are not made yet: the database is of before, or was cut off."""
+        made = set(sa.inspect(self._engine).get_table_names())
+        return [name for name in _METADATA.tables if name not in made]
 
     def close(self) -> None:
         """Close all connections."""

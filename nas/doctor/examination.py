@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nas import schema
 from nas.backup import faults
 from nas.database_errors import StorageError, place_of
 from nas.doctor.artifacts import check_files
-from nas.store import sqlite_path
+from nas.store import Store, sqlite_path
 from nas.study import Study, StudyError, study_names
 from nas.study.checkup import (
     RESTORE,
@@ -31,6 +32,9 @@ from nas.study.checkup import (
 from nas.study.inventory import Inventory, dead_workers, stale_trials, take
 from nas.study.record import close
 from nas.study.storage import connect_existing
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,20 +102,26 @@ def _of_database(url: str) -> Iterator[Finding]:
     storage, store = connect_existing(url)
     try:
         schema.check_readable(storage.engine)
-        ours = schema.version_of(storage.engine)
-        optunas = f"Optuna's {storage.get_current_version()}"
-        if ours != schema.SCHEMA_VERSION:
-            cure = f"the tables are brought to {schema.SCHEMA_VERSION}, after a copy of the file; a search does so, too"
-            yield mendable("tables", f"of an older version, {ours}; {optunas}", cure)
-        else:
-            yield sound("tables", f"of this version, {ours}; {optunas}")
-        dead = dead_workers(storage.engine, store)
+        yield _check_tables(storage, store)
+        dead = [] if "nas_workers" in store.missing() else dead_workers(storage.engine, store)
         if dead:
             yield mendable("workers", f"{len(dead)} died and left a row", "the rows are removed")
         else:
             yield sound("workers", "no dead one has left anything")
     finally:
         close(storage, store)
+
+
+def _check_tables(storage: RDBStorage, store: Store) -> Finding:
+    """Check that the tables are all there, and of this version."""
+    ours, optunas = schema.version_of(storage.engine), f"Optuna's {storage.get_current_version()}"
+    if ours is not None and ours != schema.SCHEMA_VERSION:
+        cure = f"they are brought to {schema.SCHEMA_VERSION}, after a copy of the file; the next search does so, too"
+        return mendable("tables", f"of an older version, {ours}; {optunas}", cure)
+    if ours is None or (missing := store.missing()):
+        names = "the note of their version" if ours is None else ", ".join(missing)
+        return mendable("tables", f"not all were made, as that was cut off: {names}", "they are made")
+    return sound("tables", f"of this version, {ours}; {optunas}")
 
 
 def _of_study(study: Study, folder: Path, *, build: bool) -> Iterator[Finding]:

@@ -43,11 +43,15 @@ def _treat_database(url: str) -> list[str]:
     storage, store = connect_existing(url)
     done = []
     try:
-        if (found := schema.version_of(storage.engine)) != schema.SCHEMA_VERSION:
-            close(*connect(url))  # whoever opens it for writing brings it up to date
+        found, missing = schema.version_of(storage.engine), store.missing()
+        if missing or found != schema.SCHEMA_VERSION:
+            close(*connect(url))  # whoever opens it for writing makes its tables, and brings them up to date
             path = sqlite_path(url)
-            kept = f"; as it was it is kept in {schema.copy_before(path, str(found))}" if path is not None else ""
-            done.append(f"tables brought from version {found} to {schema.SCHEMA_VERSION}{kept}")
+            if found not in (None, schema.SCHEMA_VERSION):
+                kept = f"; as it was it is kept in {schema.copy_before(path, str(found))}" if path is not None else ""
+                done.append(f"tables brought from version {found} to {schema.SCHEMA_VERSION}{kept}")
+            else:
+                done.append(f"tables made: {', '.join(missing) or 'the note of their version'}")
         dead = dead_workers(storage.engine, store)
         for worker in dead:
             store.forget(worker)
