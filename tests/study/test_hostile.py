@@ -319,11 +319,13 @@ def test_the_real_search_on_a_full_disk(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     quick = ["--limit", "300", "--resolution", "16", "--epochs", "1", "--batch-size", "32", "--latency-seconds", "0.02"]
-    words = ["--budget", "4", *quick, "--repeats", "1", "--sampler", "random"]
+    words = ["--budget", "8", *quick, "--repeats", "1", "--sampler", "random"]
+
+    kept: list[str] = []
 
     def full(_connection: object, cursor: sqlite3.Cursor, statement: str, *_: object) -> None:
-        table = tmp_path / "studies" / "default-digits" / "front.csv"
-        if table.exists() and len(table.read_text().splitlines()) > 2:  # once two trials have finished
+        kept.extend([statement] if statement.startswith("INSERT INTO nas_evaluations") else [])
+        if len(kept) > 2:
             cursor.execute("PRAGMA max_page_count = 1")
 
     sa.event.listen(sa.Engine, "before_cursor_execute", full)
@@ -340,8 +342,8 @@ def test_the_real_search_on_a_full_disk(
     assert main(words) == 0  # the same command again
     assert main(["doctor"]) == 0
     said_by_doctor = capsys.readouterr().out
-    assert "4 architectures finished, none of them twice" in said_by_doctor
-    assert "of 4 that were asked for" in said_by_doctor
+    assert "8 architectures finished, none of them twice" in said_by_doctor
+    assert "of 8 that were asked for" in said_by_doctor
     assert "it builds, with the recorded" in said_by_doctor
     split = tmp_path / "studies" / "default-digits" / "split.json"
     before = split.read_bytes()
@@ -400,5 +402,7 @@ def test_a_folder_that_is_only_read(tmp_path_factory: pytest.TempPathFactory) ->
                 assert ended.stderr.count("\n") == 1, ended.stderr
                 assert "Traceback" not in ended.stderr
                 assert str(folder) in ended.stderr
-                assert any(part in ended.stderr for part in ("writable", "able to write", "cannot make")), ended.stderr
+                assert any(
+                    part in ended.stderr for part in ("writable", "able to write", "may be written", "cannot make")
+                ), ended.stderr
         check_mended(folder)
