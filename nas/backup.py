@@ -90,6 +90,35 @@ def copy(path: Path, out: Path) -> None:
             temporary.with_name(temporary.name + end).unlink(missing_ok=True)
 
 
+def rescue(connection: sqlite3.Connection, path: Path) -> Path | None:
+    """Write what a connection still sees of a database whose file was removed: the system keeps that until it closes.
+
+    Args:
+        connection: One that was opened before.
+        path: Where the file was.
+
+    Returns:
+        Where it was written; None if there was nothing to be seen, or it could not be written.
+    """
+    out = default_copy(path, path.parent)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(temporary)) as target:
+            connection.backup(target)
+            target.execute("PRAGMA journal_mode=DELETE")
+            held = target.execute("SELECT count(*) FROM sqlite_master WHERE name = 'trials'").fetchone() == (1,)
+        if not held or faults(temporary):
+            return None
+        os.replace(temporary, out)
+    except (OSError, sqlite3.Error, ValueError):  # what was lost is told in any case
+        return None
+    finally:
+        for end in ("", "-wal", "-shm", "-journal"):
+            temporary.with_name(temporary.name + end).unlink(missing_ok=True)
+    return out
+
+
 def _copy(path: Path, out: Path) -> None:
     try:
         with closing(sqlite3.connect(path, timeout=TIMEOUT_SECONDS)) as source, closing(sqlite3.connect(out)) as target:

@@ -201,7 +201,7 @@ def check_running(held: Inventory, dead: Container[int]) -> Finding:
     if stale := [number for number in running if number in dead]:
         cure = "their architectures are queued again, as the next search would do"
         return mendable(name, f"{_trials(stale)}: the worker died", cure)
-    words = f"{len(running)}, by workers that live" if running else "none"
+    words = f"{len(running)}, by workers that live, or did until lately" if running else "none"
     words += f"; {len(waiting)} wait to be repeated by the next search" if waiting else ""
     return sound(name, words)
 
