@@ -11,8 +11,23 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import nas
-from nas.verbs import backbones, blocks, check, costs, dashboard, explain, export, report, retime, search, train, verify
-from nas.verbs.common import DONE, INTERRUPTED
+from nas.verbs import (
+    backbones,
+    backup,
+    blocks,
+    check,
+    costs,
+    dashboard,
+    doctor,
+    explain,
+    export,
+    report,
+    retime,
+    search,
+    train,
+    verify,
+)
+from nas.verbs.common import DONE, INTERRUPTED, storage_url
 
 FAILED, WRONG_USE = 1, 2
 """Exit statuses; the others are in :mod:`nas.verbs.common`."""
@@ -24,6 +39,8 @@ _OF_A_STUDY: dict[str, ModuleType] = {
     "verify": verify,
     "retime": retime,
     "export": export,
+    "doctor": doctor,
+    "backup": backup,
 }
 _OTHERS: dict[str, ModuleType] = {
     "check": check,
@@ -102,16 +119,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        return _explain(error)
+        return _explain(error, storage_url(arguments) if hasattr(arguments, "studies") else None)
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: Exception, storage: str | None) -> int:
+    from nas.database_errors import words_for
     from nas.evaluation import EvaluationError
 
     text = " ".join(str(error).split())
     if isinstance(error, (ValueError, EvaluationError)):
         print(f"run_search.py: {text}", file=sys.stderr)
         return WRONG_USE
+    if (told := words_for(error, storage)) is not None:
+        print(f"run_search.py: the run failed: {told}", file=sys.stderr)
+        return FAILED
     known = type(error).__name__ in ("RunFailed", "TrainingFailed")
     hint = "" if known else f"{type(error).__name__}: "
     print(f"run_search.py: the run failed: {hint}{text}; --debug shows where", file=sys.stderr)

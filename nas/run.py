@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import export, files, report
+from nas.database_errors import words_for
 from nas.ready import Ready, Say, Stop, make_ready
 from nas.settings import Settings
 from nas.study import Confirmation, Outcome, RunFailed, Study
@@ -96,6 +97,8 @@ def search(
     except BaseException as error:
         with suppress(Exception):  # what went wrong is told, not what went wrong because of it
             keep_up(now=True)
+        if (told := words_for(error, settings.storage_url)) is not None:
+            raise RunFailed(told) from error
         if isinstance(error, ValueError):  # the settings were checked: whatever is wrong now is not theirs
             raise RunFailed(f"{type(error).__name__}: {error}") from error
         raise
@@ -193,7 +196,7 @@ def kept_up(study: Study, folder: Path) -> files.Sparing:
     def write() -> None:
         try:
             write_files(study, folder)
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as error:
             warnings.warn(f"the pages could not be written: {type(error).__name__}: {error}", stacklevel=2)
 
     return files.Sparing(write)

@@ -32,6 +32,7 @@ LAYERS: dict[str, int] = {
     "nas.pareto": 4,
     "nas.heatmap": 4,
     "nas.dashboard": 4,
+    "nas.doctor": 4,
     "nas.export": 4,
     "nas.retime": 4,
     "nas.explain": 4,
@@ -47,6 +48,7 @@ LAYERS: dict[str, int] = {
     "nas.warm": 2,
     "nas.database": 2,
     "nas.store": 2,
+    "nas.schema": 2,
     "nas.costs": 2,
     "nas.backbones": 2,
     "nas.space": 1,
@@ -78,6 +80,8 @@ LAYERS: dict[str, int] = {
     "nas.catalogue": 0,
     "nas.cost_table": 0,
     "nas.files": 0,
+    "nas.backup": 0,
+    "nas.database_errors": 0,
     "nas.latency": 0,
     "nas.limits": 0,
     "nas.locks": 0,
@@ -93,7 +97,7 @@ HOMES = {
     "optuna_dashboard": {"nas.dashboard"},
     "bottle": {"nas.dashboard"},
     "plotly": {"nas.report", "nas.heatmap"},
-    "sqlalchemy": {"nas.database", "nas.store", "nas.study"},
+    "sqlalchemy": {"nas.database", "nas.schema", "nas.store", "nas.study"},
     "timm": {"nas.placement", "nas.backbones", "nas.datasets", "nas.evaluate", "nas.train"},
 }
 """Who may import what. Only placement makes timm's models; others ask for a version, names or data sets, or train."""

@@ -227,18 +227,18 @@ class Study(History):
             attributes = {**_proposed(frozen), "retry_of": frozen.number, **(noted or {})}
             self._study.enqueue_trial(params_of(frozen), user_attrs=attributes)
 
-    def repair(self, worker: Worker | None = None) -> int:
+    def repair(self, worker: Worker | None = None, watch: Watch | None = None) -> int:
         """Fail the trials of dead workers and queue their architectures again. Call it under the study's lock.
 
         Args:
             worker: Who asks, while it works on nothing: a trial that is said to be its own was begun, but the database
-                was gone before it could say so. None for one who has not watched the others, and sees only those on
-                this machine at once.
+                was gone before it could say so. None for one who only repairs.
+            watch: Tells who is dead; by default the worker's, or one that sees only this machine's.
 
         Returns:
             How many trials were repaired.
         """
-        watch = Watch(self.store) if worker is None else worker.watch
+        watch = watch or (Watch(self.store) if worker is None else worker.watch)
         repaired = 0
         for trial in self._trials(TrialState.RUNNING):
             name = trial.user_attrs.get("worker")

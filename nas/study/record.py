@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from nas import backup, schema
 from nas.architecture import Architecture
 from nas.database import StorageError, sqlite_path
 from nas.evaluation import Cost, Evaluation
@@ -68,6 +70,7 @@ class Record:
         """
         storage, store = connect_existing(url)
         try:
+            schema.check_readable(storage.engine)
             names = sorted(optuna.get_all_study_names(storage))
             if name not in names:
                 raise StudyError(f"no study {name!r} in the database; its studies: {', '.join(names) or 'none'}")
@@ -103,6 +106,12 @@ class Record:
     def number(self) -> int:
         """Number of the study in the database, as optuna-dashboard's addresses name it."""
         return self._study._study_id
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """All that the study says of itself, as JSON values and unread."""
+        attributes: dict[str, Any] = self._study.user_attrs
+        return attributes
 
     @property
     def protocol(self) -> Protocol:
@@ -302,11 +311,20 @@ class Record:
     def check_database(self) -> None:
         """Raise if the database's file was removed: SQLite would go on writing to a file that nobody will see.
 
+        What it held is written to another file, as far as it can still be seen.
+
         Raises:
             StorageError: If it was.
         """
         if self._file is not None and _inode(self._file) != self._inode:
-            raise StorageError(f"the database {self._file} was removed or replaced while the search ran")
+            connection = self._storage.engine.raw_connection()
+            try:
+                held = connection.driver_connection
+                kept = backup.rescue(held, self._file) if isinstance(held, sqlite3.Connection) else None
+            finally:
+                connection.close()
+            words = f"; what it held is kept in {kept}: to go on, copy that to its place" if kept is not None else ""
+            raise StorageError(f"the database {self._file} was removed or replaced while the search ran{words}")
 
 
 def close(storage: optuna.storages.RDBStorage, store: Store) -> None:

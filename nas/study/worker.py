@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from types import TracebackType
 
 import filelock
@@ -129,6 +130,21 @@ class Watch:
             return worker in self._store.signs()
         except sa.exc.SQLAlchemyError:
             return True
+
+
+def watched(store: Store) -> Watch:
+    """Return a watch that knows who is dead, for one who does not work: where somebody has long been silent, it takes
+    a while to be sure of it.
+    """
+    watch = Watch(store)
+    watch.look()
+    for _ in range(SURE_LOOKS):
+        signs = store.signs().items()
+        if not any(abs(sign.silent_seconds) > GRACE_SECONDS and _holds_its_lock(each) is None for each, sign in signs):
+            break
+        time.sleep(BEAT_SECONDS)
+        watch.look()
+    return watch
 
 
 def _holds_its_lock(worker: str) -> bool | None:
