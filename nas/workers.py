@@ -276,8 +276,9 @@ def _run(work: Work[T], argument: T, connection: Connection) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be kept away
         signal.signal(signal.SIGTERM, _interrupt)
         threading.Thread(target=_watch, daemon=True).start()
-        _work(work, argument, connection)
+        status = _work(work, argument, connection)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to be cleared up
+        sys.exit(status)
     except KeyboardInterrupt:
         # End as if nothing had been done about the signal, so that whoever watches sees what it was.
         sys.stderr.flush()
@@ -285,17 +286,18 @@ def _run(work: Work[T], argument: T, connection: Connection) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _work(work: Work[T], argument: T, connection: Connection) -> None:
-    """Work, and tell what came of it, if anybody is left to be told."""
+def _work(work: Work[T], argument: T, connection: Connection) -> int:
+    """Work, and tell what came of it, if anybody is left to be told; return the exit status."""
     try:
         result = work(argument, Line(connection))
     except Exception as error:
         message = str(error) if isinstance(error, RunFailed) else f"{type(error).__name__}: {error}"
         with suppress(OSError):
             connection.send((_FAILED, (message, traceback.format_exc())))
-        sys.exit(1)
+        return 1
     with suppress(OSError):
         connection.send((_RESULT, result))
+    return 0
 
 
 def _watch() -> None:
