@@ -11,13 +11,28 @@ from types import ModuleType
 from typing import NoReturn
 
 import nas
-from nas.verbs import backbones, blocks, check, costs, dashboard, explain, export, report, retime, search, train, verify
+from nas.verbs import (
+    backbones,
+    blocks,
+    check,
+    costs,
+    dashboard,
+    explain,
+    export,
+    report,
+    retime,
+    search,
+    train,
+    verify,
+    worker,
+)
 from nas.verbs.common import DONE
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 """Exit statuses; that of what went well is :data:`nas.verbs.common.DONE`."""
 _OF_A_STUDY: dict[str, ModuleType] = {
     "search": search,
+    "worker": worker,
     "report": report,
     "dashboard": dashboard,
     "explain": explain,
@@ -83,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(_MODULES[arguments.verb].run(arguments))
     except KeyboardInterrupt:
-        resumes = arguments.verb in ("search", "train", "verify", "explain")
+        resumes = arguments.verb in ("search", "worker", "train", "verify", "explain")
         goes_on = "; the same command goes on where this one stopped" if resumes else ""
         print(f"\ninterrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED

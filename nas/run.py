@@ -16,7 +16,7 @@ from nas import export, files, report
 from nas.command import command
 from nas.evaluation import EvaluationError
 from nas.settings import Settings, declared_space, made_for_data, make_protocol
-from nas.study import Chooser, Confirmation, Judge, Outcome, RunFailed, Study, confirm, run
+from nas.study import SEARCH, Chooser, Confirmation, Judge, Outcome, RunFailed, Study, confirm, run
 from nas.workers import crew
 
 T = TypeVar("T")
@@ -94,7 +94,7 @@ def search(
         on_start(study)
     try:
         ready.time_reference()
-        with _quick_collections(), crew(_help, settings, workers - 1):
+        with quick_collections(), crew(_help, settings, workers - 1):
             outcome = ready.run(after_trial)
             if workers > 1:
                 ready.confirm(after_replicate, share=(0, workers))
@@ -114,7 +114,7 @@ def _help(settings: Settings, number: int, tell_ready: Callable[[], None]) -> No
     ready = _ready(settings, is_checked=True)
     try:
         tell_ready()
-        with _quick_collections():
+        with quick_collections():
             ready.run()
         ready.confirm(share=(number, settings.workers_per_device))
     finally:
@@ -188,7 +188,7 @@ def _ready(settings: Settings, on_weights: Callable[[str], None] | None = None, 
         space=resolved,
         protocol=trainer.protocol,
         limits=settings.limits,
-        inputs={**settings.inputs, "command": command(settings)},
+        inputs={**settings.inputs, "command": command(settings), SEARCH: settings.search},
     )
     files.replace(settings.folder / "split.json", json.dumps(splits.record()).encode())
     return _Ready(
@@ -201,7 +201,7 @@ def _ready(settings: Settings, on_weights: Callable[[str], None] | None = None, 
             study.store,
             timer,
             settings.limits,
-            _stop_rule(settings, study, resolved),
+            stop_rule(settings, study, resolved),
             _pauses(settings) if settings.stops_by_model else None,  # with the others it is for good
         ),
         replicator=Replicator(trainer, study.store),
@@ -215,7 +215,7 @@ def _pauses(settings: Settings) -> Pauses:
     return Pauses(settings.folder / "stopped")
 
 
-def _stop_rule(settings: Settings, study: Study, resolved: ResolvedSpace) -> StopRule | None:
+def stop_rule(settings: Settings, study: Study, resolved: ResolvedSpace) -> StopRule | None:
     """Return what stops trainings, and note in the study that it does; None for nothing."""
     rungs = settings.rungs_of(study.protocol.epochs)
     if rungs is None:
@@ -229,7 +229,7 @@ def _stop_rule(settings: Settings, study: Study, resolved: ResolvedSpace) -> Sto
 
 
 @contextmanager
-def _quick_collections() -> Iterator[None]:
+def quick_collections() -> Iterator[None]:
     """Keep what is there already out of the garbage collector's sight while the context lasts.
 
     torch, timm and Optuna are a million objects that live for ever. To walk through them takes 0.3 s, which every

@@ -23,6 +23,8 @@ _WRITING = ("mnist", "svhn", "omniglot", "digits")
 
 RATES = {"sgd": 0.1, "adamw": 0.003}
 """Peak learning rate for fresh weights, by optimiser."""
+OF_SEARCH = ("budget", "sampler", "seed", "rungs", "risk", "patience")
+"""What a search is asked for and its study is not bound to: proposals, and when to stop."""
 
 if TYPE_CHECKING:
     import torch
@@ -206,6 +208,11 @@ class Settings:
             if asked[name] is not None and Path(asked[name]).expanduser().exists() and asked[name] != "digits":
                 asked[name] = str(Path(asked[name]).expanduser().resolve())
         return asked
+
+    @property
+    def search(self) -> dict[str, Any]:
+        """How the study is searched, beyond what it is bound to: what further workers need to know besides."""
+        return {name: getattr(self, name) for name in OF_SEARCH}
 
     @property
     def is_trained(self) -> bool:

@@ -33,5 +33,9 @@ def open_study(arguments: argparse.Namespace) -> Study:
     """Open the study that is named, or the only one that there is."""
     from nas.study import Study
 
-    url = arguments.storage or f"sqlite:///{Path(arguments.studies) / 'studies.db'}"
-    return Study.open_only(arguments.study, url, ask="--study must name a study")
+    return Study.open_only(arguments.study, storage_url(arguments), ask="--study must name a study")
+
+
+def storage_url(arguments: argparse.Namespace) -> str:
+    """Return the database: the one that is named, or that in the folder of studies."""
+    return arguments.storage or f"sqlite:///{Path(arguments.studies) / 'studies.db'}"

@@ -1,0 +1,89 @@
+"""Work on a study that a search has made, on this machine or another: all that it takes is read from the study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nas.command import commands_of
+from nas.reopen import Place, reopen
+from nas.run import quick_collections, stop_rule
+from nas.settings import OF_SEARCH, Settings
+from nas.study import Outcome, RunFailed, Study, StudyError, run
+
+
+def work(
+    study: Study,
+    place: Place,
+    folder: Path,
+    *,
+    on_event: Callable[[str], None] | None = None,
+    on_trial: Callable[[Study], None] | None = None,
+) -> Outcome:
+    """Evaluate architectures of a study, as the processes of its search do, until its budget is spent.
+
+    Any number of processes may do so, on any number of machines with the same kind of device. What the search does
+    after its trials, to train some again and to draw the pages, is left to it.
+
+    Args:
+        study: The study.
+        place: Where its things are here.
+        folder: That of the study's files on this machine. It need not be shared: a training that was stopped elsewhere
+            begins anew where its file is not, and a warm start is made again.
+        on_event: Called with a line about a warm start.
+        on_trial: Called after every trial of this process.
+
+    Raises:
+        ValueError: If the study does not say how it is searched, if data or weights are not to be had, or if they, the
+            device or the libraries are others.
+        EvaluationError: If a warm start has to be made again, and that fails.
+        nas.study.RunFailed: As :func:`nas.study.run`; or if something goes wrong that is not about these arguments.
+    """
+    settings = asked(study, folder)
+    reopened = reopen(study, place, folder, stop_rule=partial(stop_rule, settings, study), on_event=on_event)
+    try:
+        with quick_collections():
+            outcome = run(
+                study,
+                reopened.evaluator,
+                space=reopened.space,
+                budget=settings.budget,
+                sampler=settings.sampler,
+                seed=settings.seed,
+                patience=settings.patience,
+                on_trial=on_trial,
+            )
+    except ValueError as error:  # the study was found to be right: whatever is wrong now is not its fault
+        raise RunFailed(f"{type(error).__name__}: {error}") from error
+    from nas.pauses import Pauses
+
+    Pauses(folder / "stopped").clear()  # as the search does
+    return outcome
+
+
+def asked(study: Study, folder: Path) -> Settings:
+    """Return what the last search of a study was asked for, of all that the study is not bound to.
+
+    Raises:
+        StudyError: If the study was made before that was kept.
+    """
+    if study.search is None:
+        commands = commands_of(study, str(folder.parent), is_elsewhere=True)
+        again = f"{commands.begun} {commands.flags}" if commands.begun else "search, with the settings it was made with"
+        raise StudyError(f"study {study.name!r} does not say how it is searched; run its search again once: {again}")
+    known = {name: study.search[name] for name in OF_SEARCH if name in study.search}
+    named: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
+    return Settings(study=study.name, studies=str(folder.parent), storage=study.url, **named)
+
+
+def ending(outcome: Outcome, budget: int) -> str:
+    """Return in words why a run ended."""
+    if outcome.exhausted:
+        return "every architecture of the space was tried"
+    if outcome.stalled:
+        return "the front has not moved beyond noise for as long as the patience allows"
+    if outcome.too_costly:
+        return "too many architectures in a row were beyond the limits"
+    return f"the budget of {budget} is spent"
