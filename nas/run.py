@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from nas import export, files, report
+from nas import export, files, ray_crew, report
 from nas.command import command
 from nas.evaluation import EvaluationError
 from nas.settings import Settings, declared_space, made_for_data, make_protocol
@@ -75,6 +75,7 @@ def search(
         EvaluationError: If a block of the space cannot run at a stage.
         nas.study.RunFailed: If trials failed for the same reason, one after the other; see :func:`nas.study.run`.
     """
+    cluster = ray_crew.Cluster(settings) if settings.ray is not None else None
     ready = _ready(settings, on_weights)
     study, workers = ready.study, settings.workers_per_device
     keep_up = kept_up(study, settings.folder)
@@ -95,7 +96,9 @@ def search(
     try:
         ready.time_reference()
         with quick_collections(), crew(_help, settings, workers - 1):
-            outcome = ready.run(after_trial)
+            if cluster is not None:
+                cluster.work(study, after_trial)
+            outcome = ready.run(after_trial)  # of what a cluster has done: how it ended
             if workers > 1:
                 ready.confirm(after_replicate, share=(0, workers))
         confirmation = ready.confirm(after_replicate)

@@ -185,6 +185,14 @@ def _device_flags(device: argparse._ArgumentGroup) -> None:
         metavar="K",
         help="processes that train at once; a latency is measured alone all the same (default: 1)",
     )
+    device.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="have workers of this Ray cluster evaluate; auto is the one that this machine belongs to",
+    )
+    device.add_argument(
+        "--workers", type=int, metavar="N", help="so many of them (default: as many as the cluster has room for)"
+    )
 
 
 def _latency_flags(latency: argparse._ArgumentGroup) -> None:

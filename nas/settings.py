@@ -115,6 +115,10 @@ class Settings:
     """``auto``, ``cuda``, ``cuda:1``, ``mps`` or ``cpu``."""
     workers_per_device: int = 1
     """Processes that train on the device at once."""
+    workers: int | None = None
+    """Workers of a Ray cluster; by default as many as it has room for."""
+    ray: str | None = None
+    """Address of the Ray cluster whose workers evaluate, or ``auto``."""
     rungs: str | tuple[int, ...] = "auto"
     """Epochs at which trainings are stopped that promise less than others: ``none``, ``auto`` or numbers.
 
@@ -150,6 +154,8 @@ class Settings:
                 raise ValueError(f"{name} must be between 0 and {MOST_SEEDS} seeds, but got {getattr(self, name)}")
         if self.workers_per_device < 1:
             raise ValueError(f"workers per device must be at least 1, but got {self.workers_per_device}")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"there must be at least 1 worker, but got {self.workers}")
         if not self.studies:
             raise ValueError("the folder of studies needs a name; . is this one")
         resolve_sampler(self.sampler)

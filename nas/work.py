@@ -70,7 +70,9 @@ def asked(study: Study, folder: Path) -> Settings:
         StudyError: If the study was made before that was kept.
     """
     if study.search is None:
-        commands = commands_of(study, str(folder.parent), is_elsewhere=True)
+        commands = commands_of(
+            study, str(folder.parent), is_elsewhere=study.url != f"sqlite:///{folder.parent / 'studies.db'}"
+        )
         again = f"{commands.begun} {commands.flags}" if commands.begun else "search, with the settings it was made with"
         raise StudyError(f"study {study.name!r} does not say how it is searched; run its search again once: {again}")
     known = {name: study.search[name] for name in OF_SEARCH if name in study.search}
