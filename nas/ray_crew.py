@@ -164,13 +164,22 @@ class _Crew:
         return not self._study.tally().running
 
     def _cancel(self) -> None:
-        """End all workers: those that wait for a place in the cluster, and those that evaluate."""
+        """End all workers: those that wait for a place in the cluster, and those that evaluate.
+
+        Their trials are queued again.
+        """
         import ray
 
         with suppress(Exception):  # what went wrong is told, not what went wrong because of it
-            for reference in self._running:
-                ray.cancel(reference)
-            ray.wait(list(self._running), num_returns=len(self._running), timeout=PATIENCE_SECONDS)
+            for by_force in (False, True):
+                if not self._running:
+                    break
+                for reference in self._running:
+                    ray.cancel(reference, force=by_force)
+                _, left = ray.wait(list(self._running), num_returns=len(self._running), timeout=PATIENCE_SECONDS)
+                self._running = {reference: self._running[reference] for reference in left}
+            with self._study.lock():
+                self._study.repair()  # of one that was just about to begin a trial, or to tell that it ended
         self._running.clear()
 
 
