@@ -206,7 +206,7 @@ def open_study(name: str | None = None, *, studies: str | Path = "studies", stor
 
     Raises:
         nas.study.StudyError: If there is no such study, or several and no name.
-        nas.store.StorageError: If the database cannot be used.
+        nas.database.StorageError: If the database cannot be used.
     """
     url = storage or f"sqlite:///{Path(studies) / 'studies.db'}"
     study = Study.open_only(name, url, ask="name a study")

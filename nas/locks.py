@@ -129,7 +129,28 @@ def file_name(device_name: str) -> str:
 
 
 @contextmanager
-def _flock(path: Path, shared: bool, deadline: float | None) -> Iterator[None]:
+def exclusive(path: Path, words: str) -> Iterator[None]:
+    """Hold a file alone, for as long as it takes to get it; whoever waits is served in turn.
+
+    The operating system lets go of it when the process ends, however it ends.
+
+    Args:
+        path: The file; it is made if there is none, in a folder that must be there.
+        words: What it stands for: said on stderr to whoever waits for long.
+    """
+    if os.name == "posix":
+        with _flock(path, False, None, words):
+            yield
+    else:
+        with _filelock(path, False, None):
+            yield
+
+
+_DEVICE = "the device, which another process trains or times on"
+
+
+@contextmanager
+def _flock(path: Path, shared: bool, deadline: float | None, words: str = _DEVICE) -> Iterator[None]:
     """Hold a file by ``flock`` on a descriptor of its own, so that threads exclude each other as processes do."""
     import fcntl  # absent on Windows
 
@@ -137,7 +158,7 @@ def _flock(path: Path, shared: bool, deadline: float | None) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if deadline is None:
-            with _telling(path):
+            with _telling(path, words):
                 fcntl.flock(descriptor, kind)  # the kernel queues who waits here, which polling would not
         else:
             _poll(lambda: fcntl.flock(descriptor, kind | fcntl.LOCK_NB), path, deadline)
@@ -150,10 +171,10 @@ def _flock(path: Path, shared: bool, deadline: float | None) -> Iterator[None]:
 
 
 @contextmanager
-def _telling(path: Path) -> Iterator[None]:
+def _telling(path: Path, words: str) -> Iterator[None]:
     """Say on stderr who is waited for, if that takes long: a process that was suspended would never let go."""
-    words = f"waiting for the device, which another process trains or times on, or holds while suspended: {path}"
-    timer = threading.Timer(TELL_SECONDS, print, (f"\n{words}",), {"file": sys.stderr, "flush": True})
+    told = f"waiting for {words}, or holds while suspended: {path}"
+    timer = threading.Timer(TELL_SECONDS, print, (f"\n{told}",), {"file": sys.stderr, "flush": True})
     timer.daemon = True
     timer.start()
     try:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nas import rungs, space
+from nas.database import sqlite_path
 from nas.limits import Limits
 from nas.protocol import Protocol
 from nas.rungs import RISK, Rungs
 from nas.seeds import MOST_SEEDS
-from nas.store import sqlite_path
 from nas.study import check_name, resolve_sampler
 
 T = TypeVar("T")

@@ -7,19 +7,20 @@ Every write may be repeated without harm, because a worker that was taken for de
 from __future__ import annotations
 
 import datetime
-import sqlite3
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
 from nas.architecture import Architecture
+from nas.database import CONNECTIONS, Lock, StorageError, claimed, engine_arguments, locked, patient
 from nas.evaluation import Cost, Evaluation
 from nas.seeds import Replicate
 
 SCHEMA_VERSION = "2"
-BUSY_TIMEOUT_SECONDS = 60
-"""How long a connection waits for SQLite's write lock."""
 
 _METADATA = sa.MetaData()
 _META = sa.Table("nas_meta", _METADATA, sa.Column("key", sa.String(64), primary_key=True), sa.Column("value", sa.Text))
@@ -67,74 +68,18 @@ _WORKERS = sa.Table(
     _METADATA,
     sa.Column("id", sa.String(128), primary_key=True),
     sa.Column("beat_at", sa.DateTime, nullable=False),
+    sa.Column("beats", sa.Integer, nullable=False, server_default="0"),
 )
 
 
-class StorageError(ValueError):
-    """The database cannot be used; the message says why."""
+@dataclass(frozen=True)
+class Sign:
+    """A sign of life."""
 
-
-def sqlite_path(url: str) -> Path | None:
-    """Return the file of an SQLite URL, or None for another database.
-
-    Raises:
-        StorageError: If the URL cannot be read, or names an SQLite database in memory, which no other process sees.
-    """
-    try:
-        parsed = sa.make_url(url)
-    except sa.exc.ArgumentError as error:
-        raise StorageError(
-            f"storage must be a database URL such as sqlite:///studies/studies.db, but got {url!r}"
-        ) from error
-    if parsed.get_backend_name() != "sqlite":
-        return None
-    if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
-        raise StorageError(f"storage must be a path, such as sqlite:///studies/studies.db, but got {url!r}")
-    return Path(parsed.database)
-
-
-def prepare_sqlite(path: Path) -> None:
-    """Check that an SQLite file can be written and is ours or empty, and switch it to write-ahead logging.
-
-    The journal mode is kept in the file, so it is set once, here: setting it on every connection meets the lock.
-
-    Raises:
-        StorageError: If the file is no SQLite database, belongs to something else, or cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS)
-        try:
-            check_ours(connection, path)
-            if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-                connection.execute("PRAGMA journal_mode=WAL")
-            # A real write: SQLite lets even a read-only database begin a transaction.
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            connection.execute(f"PRAGMA user_version = {int(version)}")
-        finally:
-            connection.close()
-    except (OSError, sqlite3.OperationalError) as error:
-        raise StorageError(
-            f"cannot write the database {path}: {error}; give a writable place with --storage"
-        ) from error
-
-
-def check_ours(connection: sqlite3.Connection, path: Path, *, used: bool = False) -> None:
-    """Raise unless an SQLite database is empty or an Optuna database; with ``used``, unless it has our tables.
-
-    Raises:
-        StorageError: If it is not.
-    """
-    try:
-        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    except sqlite3.OperationalError as error:
-        raise StorageError(f"cannot read the database {path}: {error}") from error
-    except sqlite3.DatabaseError as error:
-        raise StorageError(f"{path} is not an SQLite database ({error}); give another with --storage") from error
-    needed = {"studies", "trials", "nas_meta"} if used else {"studies", "trials"} if tables else set()
-    if not needed <= tables:
-        some = ", ".join(sorted(tables)[:3]) or "none"
-        raise StorageError(f"{path} is a database of something else (tables: {some}); give another with --storage")
+    beats: int
+    """How many there were; no clock can change that it grows."""
+    silent_seconds: float
+    """How long ago the last one was, by the database's clock, which may have been set since."""
 
 
 class Store:
@@ -142,8 +87,8 @@ class Store:
 
     def __init__(self, url: str) -> None:
         """Open the tables; :meth:`create` makes them."""
-        arguments = {"timeout": BUSY_TIMEOUT_SECONDS} if sqlite_path(url) is not None else {}
-        self._engine = sa.create_engine(url, connect_args=arguments, pool_pre_ping=True)
+        self._url = url
+        self._engine = sa.create_engine(url, **engine_arguments(url, CONNECTIONS))
         self._parsed = cache(Evaluation.from_json)  # a search reads all of them before every trial
 
     def create(self) -> None:
@@ -154,16 +99,31 @@ class Store:
         """
         _METADATA.create_all(self._engine)
         self._insert_once(_META, {"key": "schema"}, {"value": SCHEMA_VERSION})
-        with self._engine.connect() as connection:
-            version = connection.execute(sa.select(_META.c.value).where(_META.c.key == "schema")).scalar_one()
+        version = self._read(sa.select(_META.c.value).where(_META.c.key == "schema"))[0].value
         if version != SCHEMA_VERSION:
             raise StorageError(
                 f"the database has schema {version} of the nas_ tables, but this version reads {SCHEMA_VERSION}"
             )
 
+    def is_there(self) -> bool:
+        """Tell whether the tables were made; without patience, as who begins wants to know if there is no such server.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: If it cannot be reached.
+        """
+        return sa.inspect(self._engine).has_table(_META.name)
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+    def lock(self, purpose: str, of: str = "") -> AbstractContextManager[Lock]:
+        """Return a lock that all processes share that use the database; see :func:`nas.database.locked`."""
+        return locked(self._engine, self._url, purpose, of)
+
+    def claim(self, architecture: str, seed: int) -> AbstractContextManager[None]:
+        """Return a lock under which one process trains an architecture again with a seed, and the others wait."""
+        return claimed(self._engine, self._url, f"{architecture} {seed}")
 
     def get(self, architecture: Architecture, protocol_hash: str) -> Evaluation | None:
         """Return what is known of an architecture under a protocol."""
@@ -181,9 +141,7 @@ class Store:
         query = sa.select(_EVALUATIONS.c.architecture_id, _EVALUATIONS.c.json).where(
             _EVALUATIONS.c.protocol_hash == protocol_hash
         )
-        with self._engine.connect() as connection:
-            rows = [(row.architecture_id, row.json) for row in connection.execute(query)]
-        return {identifier: self._parsed(text) for identifier, text in rows}
+        return {row.architecture_id: self._parsed(row.json) for row in self._read(query)}
 
     def cost(self, architecture: Architecture, latency_hash: str) -> Cost | None:
         """Return what is known to be the cost of an architecture; the hash is ``Protocol.latency_hash``."""
@@ -196,8 +154,7 @@ class Store:
         key = {"architecture_id": architecture.id, "latency_hash": latency_hash}
         known = self.cost(architecture, latency_hash)
         if known is not None and known.latency.unstable:
-            with self._engine.begin() as connection:
-                connection.execute(sa.delete(_COSTS).filter_by(**key))
+            self._delete(_COSTS, key)
         self._insert_once(_COSTS, key, {"json": cost.to_json()})
 
     def keep(self, architecture: Architecture) -> None:
@@ -230,9 +187,7 @@ class Store:
             return bare_ms
         key = {"backbone": backbone, "latency_hash": latency_hash}
         self._insert_once(_REFERENCES, key, {"bare_ms": measured_ms})
-        query = sa.select(_REFERENCES.c.bare_ms).filter_by(**key)
-        with self._engine.connect() as connection:
-            return float(connection.execute(query).scalar_one())
+        return float(self._read(sa.select(_REFERENCES.c.bare_ms).filter_by(**key))[0].bare_ms)
 
     def replicate(self, architecture: Architecture, protocol_hash: str, kind: str) -> Replicate | None:
         """Return one training of an architecture; the hash is that of the protocol with its seed and its epochs."""
@@ -250,47 +205,58 @@ class Store:
 
     def replicates(self, family: str, kind: str) -> list[Replicate]:
         """Return all trainings under the protocols of a family."""
-        if not sa.inspect(self._engine).has_table(_REPLICATES.name):
+        if not self._has_replicates():
             return []  # a database that is only read, and was made before there were any
         query = sa.select(_REPLICATES.c.json).filter_by(family=family, kind=kind)
-        with self._engine.connect() as connection:
-            return sorted(
-                (Replicate.from_json(row.json) for row in connection.execute(query)),
-                key=lambda replicate: (replicate.architecture, replicate.epochs, replicate.seed),
-            )
+        return sorted(
+            (Replicate.from_json(text) for (text,) in self._read(query)),
+            key=lambda replicate: (replicate.architecture, replicate.epochs, replicate.seed),
+        )
 
     def beat(self, worker: str) -> None:
-        """Note that a worker is alive, by the database's clock."""
+        """Note that a worker is alive. It is not tried again: the next beat makes up for one that is missed."""
+        sign = {"beat_at": sa.func.current_timestamp(), "beats": _WORKERS.c.beats + 1}
         with self._engine.begin() as connection:
-            changed = connection.execute(
-                sa.update(_WORKERS).where(_WORKERS.c.id == worker).values(beat_at=sa.func.current_timestamp())
-            )
-            if changed.rowcount == 0:
-                connection.execute(sa.insert(_WORKERS).values(id=worker, beat_at=sa.func.current_timestamp()))
+            if connection.execute(sa.update(_WORKERS).where(_WORKERS.c.id == worker).values(sign)).rowcount == 0:
+                connection.execute(sa.insert(_WORKERS).values(id=worker, beat_at=sa.func.current_timestamp(), beats=1))
 
-    def silent_seconds(self, worker: str) -> float:
-        """Return how long ago a worker gave a sign of life, in seconds; infinite if it never did."""
-        query = sa.select(_WORKERS.c.beat_at, sa.func.current_timestamp(type_=sa.DateTime)).where(
-            _WORKERS.c.id == worker
-        )
+    def signs(self) -> dict[str, Sign]:
+        """Return the latest sign of life of all workers, by their ids. It is not tried again either."""
+        query = sa.select(_WORKERS, sa.func.current_timestamp(type_=sa.DateTime).label("now"))
         with self._engine.connect() as connection:
-            row = connection.execute(query).one_or_none()
-        if row is None:
-            return float("inf")
-        beat_at, now = (value.replace(tzinfo=None) for value in row)
-        return float((now - beat_at) / datetime.timedelta(seconds=1))
+            rows = connection.execute(query).all()
+        return {
+            row.id: Sign(beats=row.beats, silent_seconds=(_plain(row.now) - _plain(row.beat_at)).total_seconds())
+            for row in rows
+        }
 
     def forget(self, worker: str) -> None:
-        """Remove a worker that ended in order."""
+        """Remove a worker that ended in order, or that is dead."""
         with self._engine.begin() as connection:
             connection.execute(sa.delete(_WORKERS).where(_WORKERS.c.id == worker))
 
     def _json(self, table: sa.Table, key: dict[str, str]) -> str | None:
         """Return the JSON of the row with this key, if there is one."""
-        with self._engine.connect() as connection:
-            text: str | None = connection.execute(sa.select(table.c.json).filter_by(**key)).scalar_one_or_none()
-        return text
+        rows = self._read(sa.select(table.c.json).filter_by(**key))
+        return rows[0].json if rows else None
 
+    @patient
+    def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        """Return the rows of a query."""
+        with self._engine.connect() as connection:
+            return connection.execute(query).all()
+
+    @patient
+    def _has_replicates(self) -> bool:
+        return sa.inspect(self._engine).has_table(_REPLICATES.name)
+
+    @patient
+    def _delete(self, table: sa.Table, key: dict[str, str]) -> None:
+        """Delete the row with this key, if there is one."""
+        with self._engine.begin() as connection:
+            connection.execute(sa.delete(table).filter_by(**key))
+
+    @patient
     def _insert_once(self, table: sa.Table, key: dict[str, str], values: dict[str, object]) -> None:
         """Insert a row unless its key is there already, whoever put it there."""
         try:
@@ -299,3 +265,8 @@ class Store:
                     connection.execute(sa.insert(table).values(**key, **values))
         except sa.exc.IntegrityError:
             pass  # another process put it there between the question and the insert
+
+
+def _plain(moment: datetime.datetime) -> datetime.datetime:
+    """Return a moment without its time zone, which some databases tell and some do not."""
+    return moment.replace(tzinfo=None)

@@ -45,6 +45,7 @@ LAYERS: dict[str, int] = {
     "nas.timing": 2,
     "nas.trainer": 2,
     "nas.warm": 2,
+    "nas.database": 2,
     "nas.store": 2,
     "nas.costs": 2,
     "nas.backbones": 2,
@@ -92,7 +93,7 @@ HOMES = {
     "bottle": {"nas.dashboard"},
     "ray": {"nas.ray_crew"},
     "plotly": {"nas.report", "nas.heatmap"},
-    "sqlalchemy": {"nas.store", "nas.study"},
+    "sqlalchemy": {"nas.database", "nas.store", "nas.study"},
     "timm": {"nas.placement", "nas.backbones", "nas.datasets", "nas.evaluate", "nas.train"},
 }
 """Who may import what. Only placement makes timm's models; others ask for a version, names or data sets, or train."""

@@ -11,9 +11,10 @@ import sqlalchemy as sa
 import toy
 
 from nas.architecture import Architecture, Placement
+from nas.database import StorageError, prepare_sqlite, sqlite_path
 from nas.evaluation import Evaluation, wilson_interval
 from nas.seeds import Replicate
-from nas.store import StorageError, Store, prepare_sqlite, sqlite_path
+from nas.store import Store
 from nas.study import storage
 
 BARE = Architecture(backbone="toy")
@@ -96,12 +97,14 @@ def test_the_first_reference_counts_for_all(store: Store) -> None:
 
 
 def test_workers_give_signs_of_life(store: Store) -> None:
-    assert store.silent_seconds("w") == float("inf")
+    assert store.signs() == {}
     store.beat("w")
     store.beat("w")
-    assert 0 <= store.silent_seconds("w") < 60
+    (sign,) = store.signs().values()
+    assert sign.beats == 2
+    assert 0 <= sign.silent_seconds < 60
     store.forget("w")
-    assert store.silent_seconds("w") == float("inf")
+    assert store.signs() == {}
 
 
 def test_creating_twice_keeps_what_is_there(store: Store) -> None:

@@ -14,7 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from nas.dashboard.desk import Desk
 from nas.dashboard.guard import Guard
 from nas.dashboard.shelf import FOLDER, Shelf
-from nas.store import StorageError
+from nas.database import StorageError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

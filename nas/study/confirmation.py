@@ -12,7 +12,7 @@ from nas.evaluation import reason_of
 from nas.front import Row, bare_row
 from nas.seeds import Replicate, further_seeds
 from nas.study.ledger import Study
-from nas.study.storage import DATABASE_ERRORS, training_lock
+from nas.study.storage import DATABASE_ERRORS
 
 Train = Callable[[Architecture, int], Replicate]
 """Trains an architecture with a seed, or finds that in the store; raises EvaluationError where it cannot."""
@@ -90,7 +90,7 @@ def attempt(study: Study, train: Train, architecture: Architecture, seed: int) -
         sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, StorageError: If the database fails.
     """
     try:
-        with training_lock(study.url, architecture.id, seed):
+        with study.store.claim(architecture.id, seed):
             return train(architecture, seed)
     except DATABASE_ERRORS:
         raise

@@ -51,7 +51,7 @@ def join(
             trial: optuna.Trial | None = None
             with study.lock():
                 study.check_database()
-                study.repair()
+                study.repair(worker)
                 if (reason := study.ending(architecture)) is not None:
                     return reason
                 if (other := study.in_work(architecture)) is None:

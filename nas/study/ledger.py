@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.database import Lock
 from nas.evaluation import Cost, Evaluation
 from nas.front import BARE
 from nas.limits import Limits
@@ -19,9 +20,9 @@ from nas.study.binding import RUNGS, bind, check_name
 from nas.study.history import History
 from nas.study.record import close
 from nas.study.sampler import Distribution, Proposal, distributions
-from nas.study.storage import connect, lock
+from nas.study.storage import connect
 from nas.study.trials import CURVE, EXPLAINS, INTERRUPTED, RESUMES, checks, id_of, params_of, was_stopped
-from nas.study.worker import Worker, is_dead
+from nas.study.worker import Watch, Worker, bury
 
 AGAIN = "tried_again"
 """Attribute of a trial that repeats one whose failure was put down to something else than its architecture."""
@@ -57,7 +58,7 @@ class Study(History):
         check_name(name)
         storage, store = connect(url)
         try:
-            with lock(url, "ask"):
+            with store.lock("ask", name):
                 bind(name, storage, space=space, protocol=protocol, limits=limits or Limits(), inputs=inputs)
             return cls(name, url, storage, store)
         except BaseException:
@@ -102,12 +103,15 @@ class Study(History):
     def claim_waiting(self, worker: Worker, space: ResolvedSpace) -> optuna.Trial | None:
         """Start the oldest trial that waits for a worker, if any. Call it under :meth:`lock`."""
         while waiting := self._trials(TrialState.WAITING):
-            trial = self._study.ask(distributions(space, params_of(waiting[0])))
-            if not self._is_done(waiting[0]):
-                trial.set_user_attr("worker", worker.id)
-                return trial
-            # Its architecture was finished after all, by a worker that had been taken for dead.
-            self._end(trial.number, f"{INTERRUPTED}: no longer needed")
+            first = waiting[0]
+            if self._is_done(first) or self.in_work(self.architecture(first)) is not None:
+                # By a worker that had been taken for dead; or it waits twice, as the answer to the first time was lost.
+                self._storage.set_trial_state_values(first._trial_id, TrialState.RUNNING)
+                self._end(first.number, f"{INTERRUPTED}: no longer needed")
+                continue
+            # First of all, so that one who is killed between two of these steps is known for whose trial it is.
+            self._storage.set_trial_user_attr(first._trial_id, "worker", worker.id)
+            return self._study.ask(distributions(space, params_of(first)))
         return None
 
     def _is_done(self, trial: FrozenTrial) -> bool:
@@ -138,7 +142,7 @@ class Study(History):
         trial.set_user_attr("parameters", evaluation.parameters)
         trial.set_user_attr("macs", evaluation.macs)
         self._constrain(trial, evaluation)
-        self._study.tell(trial, [evaluation.accuracy, evaluation.latency_ms])
+        self._close(trial._trial_id, TrialState.COMPLETE, [evaluation.accuracy, evaluation.latency_ms])
 
     def reject(self, trial: optuna.Trial, reason: str, cost: Cost) -> None:
         """Record that a trial's architecture costs more than is allowed and was not trained."""
@@ -147,7 +151,7 @@ class Study(History):
                 trial.set_user_attr("reason", reason)
                 trial.set_user_attr("nominal_ms", cost.nominal_ms)
                 self._constrain(trial, cost)
-                self._study.tell(trial, state=TrialState.PRUNED)
+                self._close(trial._trial_id, TrialState.PRUNED)
 
     def stop(self, trial: optuna.Trial, stopped: StoppedError) -> None:
         """Record that a trial's training was stopped at a rung, with what was known of it until then.
@@ -168,7 +172,7 @@ class Study(History):
             trial.set_user_attr("latency_ratio", cost.latency.ratio)
             trial.set_user_attr(CURVE, stopped.curve)  # the mark of a stopped trial: last
             self._constrain(trial, cost)
-            self._study.tell(trial, state=TrialState.PRUNED)
+            self._close(trial._trial_id, TrialState.PRUNED)
 
     def note_rungs(self, words: str) -> None:
         """Keep in words by which rungs trainings are stopped, beside those that the study had before."""
@@ -178,8 +182,15 @@ class Study(History):
 
     def _constrain(self, trial: optuna.Trial, cost: Cost) -> None:
         """Say in Optuna's terms how far a cost is beyond the limits."""
+        told = trial.constraints
         for name, excess in self.limits.excess(cost).items():
-            trial.set_constraint(name, excess)
+            if name not in told:  # Optuna keeps the first one, and warns
+                trial.set_constraint(name, excess)
+
+    def _close(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> None:
+        """Give a trial its last state, unless it has one: the answer to the first time may have been lost."""
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._storage.set_trial_state_values(trial_id, state, values)
 
     def fail(self, trial: optuna.Trial, reason: str) -> None:
         """Record that a trial failed, and why."""
@@ -200,22 +211,39 @@ class Study(History):
             attributes = {**_proposed(frozen), "retry_of": frozen.number, **(noted or {})}
             self._study.enqueue_trial(params_of(frozen), user_attrs=attributes)
 
-    def repair(self) -> int:
+    def repair(self, worker: Worker | None = None) -> int:
         """Fail the trials of dead workers and queue their architectures again. Call it under the study's lock.
+
+        Args:
+            worker: Who asks, while it works on nothing: a trial that is said to be its own was begun, but the database
+                was gone before it could say so. None for one who has not watched the others, and sees only those on
+                this machine at once.
 
         Returns:
             How many trials were repaired.
         """
-        running = [
-            trial for trial in self._trials(TrialState.RUNNING) if is_dead(trial.user_attrs.get("worker"), self.store)
-        ]
-        for trial in running:
-            deaths = trial.user_attrs.get(_DEATHS, 0) + 1
-            if deaths >= MOST_DEATHS and trial.user_attrs.get("control") != BARE:  # all others are compared with it
-                self._end(trial.number, f"{deaths} workers, one after the other, died while they evaluated it")
+        watch = Watch(self.store) if worker is None else worker.watch
+        repaired = 0
+        for trial in self._trials(TrialState.RUNNING):
+            name = trial.user_attrs.get("worker")
+            if worker is not None and name == worker.id:
+                self.requeue(trial, "its start was not answered")
+            elif watch.is_dead(name):
+                self._repeat(trial)
+                if name is not None:
+                    bury(name, self.store)
             else:
-                self.requeue(trial, f"its worker {trial.user_attrs.get('worker')} died", {_DEATHS: deaths})
-        return len(running)
+                continue
+            repaired += 1
+        return repaired
+
+    def _repeat(self, trial: FrozenTrial) -> None:
+        """Queue the architecture of a dead worker's trial again, unless it was the death of several."""
+        deaths = trial.user_attrs.get(_DEATHS, 0) + 1
+        if deaths >= MOST_DEATHS and trial.user_attrs.get("control") != BARE:  # all others are compared with it
+            self._end(trial.number, f"{deaths} workers, one after the other, died while they evaluated it")
+        else:
+            self.requeue(trial, f"its worker {trial.user_attrs.get('worker')} died", {_DEATHS: deaths})
 
     def requeue(self, trial: FrozenTrial | optuna.Trial, cause: str, noted: Mapping[str, Any] | None = None) -> None:
         """Fail a trial that was cut off and queue its architecture again. Call it under :meth:`lock`."""
@@ -229,11 +257,11 @@ class Study(History):
         frozen = self._trials()[number]
         if not frozen.state.is_finished():
             self._storage.set_trial_user_attr(frozen._trial_id, "reason", reason)
-            self._study.tell(number, state=TrialState.FAIL)
+            self._close(frozen._trial_id, TrialState.FAIL)
 
-    def lock(self) -> AbstractContextManager[object]:
+    def lock(self) -> AbstractContextManager[Lock]:
         """Return the lock under which trials are started and repaired: one process at a time."""
-        return lock(self.url, "ask")
+        return self.store.lock("ask", self.name)
 
 
 def _proposed(trial: FrozenTrial) -> dict[str, Any]:

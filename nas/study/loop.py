@@ -152,25 +152,43 @@ def _next(
     patience: int | None,
 ) -> tuple[optuna.Trial | None, Outcome | None]:
     """Start the next trial, or tell how the run ended; neither while other workers are at all that is left."""
-    with study.lock():
+    with study.lock() as lock:
         study.check_database()
-        study.repair()
-        tally = study.tally()
-        outcome = Outcome(finished=tally.finished, stopped=tally.stopped)
-        if tally.reaches(budget):
-            return None, outcome
-        if tally.reaches(budget, with_running=True):
-            return None, None
-        if tally.rejected >= MOST_REJECTED:
-            return None, None if tally.running else dataclasses.replace(outcome, too_costly=True)
-        if tally.waiting:
-            return study.claim_waiting(worker, space), None
-        if patience is not None and study.since_gain() >= patience:
-            return None, None if tally.running else dataclasses.replace(outcome, stalled=True)
-        proposal = propose(space, tally.known, sampler=sampler, seed=seed)
-        if proposal is not None:
-            return study.claim(proposal, worker, space), None
-        return None, None if tally.running else dataclasses.replace(outcome, exhausted=True)
+        study.repair(worker)
+        trial, outcome = _choose(study, worker, space, budget, sampler=sampler, seed=seed, patience=patience)
+        if trial is not None and not lock.is_held():  # another one may have begun the same, or the budget's last one
+            study.requeue(trial, "the study's lock was lost")
+            trial = None
+        return trial, outcome
+
+
+def _choose(
+    study: Study,
+    worker: Worker,
+    space: ResolvedSpace,
+    budget: int,
+    *,
+    sampler: str,
+    seed: int,
+    patience: int | None,
+) -> tuple[optuna.Trial | None, Outcome | None]:
+    """Do what :func:`_next` does, under the study's lock."""
+    tally = study.tally()
+    outcome = Outcome(finished=tally.finished, stopped=tally.stopped)
+    if tally.reaches(budget):
+        return None, outcome
+    if tally.reaches(budget, with_running=True):
+        return None, None
+    if tally.rejected >= MOST_REJECTED:
+        return None, None if tally.running else dataclasses.replace(outcome, too_costly=True)
+    if tally.waiting:
+        return study.claim_waiting(worker, space), None
+    if patience is not None and study.since_gain() >= patience:
+        return None, None if tally.running else dataclasses.replace(outcome, stalled=True)
+    proposal = propose(space, tally.known, sampler=sampler, seed=seed)
+    if proposal is not None:
+        return study.claim(proposal, worker, space), None
+    return None, None if tally.running else dataclasses.replace(outcome, exhausted=True)
 
 
 def evaluate_trial(study: Study, trial: optuna.Trial, evaluate: Callable[[Architecture], Evaluation]) -> Failure | None:

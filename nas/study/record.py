@@ -12,12 +12,13 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.architecture import Architecture
+from nas.database import StorageError, sqlite_path
 from nas.evaluation import Cost, Evaluation
 from nas.front import Row, mark_front
 from nas.limits import Limits
 from nas.protocol import Protocol
 from nas.seeds import Replicate, SeedNoise
-from nas.store import StorageError, Store, sqlite_path
+from nas.store import Store
 from nas.study.binding import INPUTS, LIMITS, RUNGS, SEARCH, StudyError, is_bound
 from nas.study.board import Board
 from nas.study.rows import make_row, noise_of

@@ -2,22 +2,57 @@
 
 from __future__ import annotations
 
-import hashlib
+import importlib.util
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import filelock
 import optuna
 import sqlalchemy as sa
 
-from nas.evaluation import first_line
-from nas.locks import default_folder
-from nas.store import BUSY_TIMEOUT_SECONDS, StorageError, Store, check_ours, prepare_sqlite, sqlite_path
+from nas.database import (
+    BUSY_TIMEOUT_SECONDS,
+    StorageError,
+    cause,
+    check_ours,
+    engine_arguments,
+    patient,
+    prepare_sqlite,
+    sqlite_path,
+    without_password,
+)
+from nas.store import Store
 
-LOCK_TIMEOUT_SECONDS = 120
-TRAINING_LOCKS = 32
-"""Further trainings that different processes may work on at once."""
 DATABASE_ERRORS = (sa.exc.SQLAlchemyError, optuna.exceptions.OptunaError, StorageError)
 """What is raised where the database fails, and not what is evaluated."""
+
+
+class Storage(optuna.storages.RDBStorage):
+    """Optuna's tables in a database that may be away for a while.
+
+    Where the answer to a write is lost, the write is repeated: an attribute is set twice to the same, and a trial that
+    was begun twice is repaired by whoever looks next, as one that nobody works on (:meth:`nas.study.Study.repair`).
+    """
+
+
+for _name in (
+    "_create_new_trial",
+    "_get_trials",
+    "_set_trial_param",
+    "get_all_studies",
+    "get_study_directions",
+    "get_study_id_from_name",
+    "get_study_name_from_id",
+    "get_study_system_attrs",
+    "get_study_user_attrs",
+    "get_trial",
+    "set_study_system_attr",
+    "set_study_user_attr",
+    "set_trial_state_values",
+    "set_trial_system_attr",
+    "set_trial_user_attr",
+):
+    setattr(Storage, _name, patient(getattr(optuna.storages.RDBStorage, _name)))
 
 
 def connect(url: str) -> tuple[optuna.storages.RDBStorage, Store]:
@@ -27,12 +62,20 @@ def connect(url: str) -> tuple[optuna.storages.RDBStorage, Store]:
         StorageError: If it cannot be written, belongs to something else, or cannot be reached.
     """
     path = sqlite_path(url)
-    # Tables are made by one process at a time: a race there ends in "table already exists".
-    with lock(url, "schema"):
-        if path is not None:
-            prepare_sqlite(path)
-        storage, store = _open(url)
-        store.create()
+    store = _store(url)
+    try:
+        with _reaching(url):
+            if path is None:
+                store.is_there()
+            # Tables are made by one process at a time: a race there ends in "table already exists".
+            with store.lock("schema"):
+                if path is not None:
+                    prepare_sqlite(path)
+                storage = _storage(url)
+                store.create()
+    except BaseException:
+        store.close()
+        raise
     return storage, store
 
 
@@ -51,7 +94,15 @@ def connect_existing(url: str) -> tuple[optuna.storages.RDBStorage, Store]:
             check_ours(connection, path, used=True)
         finally:
             connection.close()
-    return _open(url)
+    store = _store(url)
+    try:
+        with _reaching(url):
+            if path is None and not store.is_there():
+                raise StorageError(f"no studies in the database {without_password(url)}; run a search first")
+            return _storage(url), store
+    except BaseException:
+        store.close()
+        raise
 
 
 _READ_ONLY = {
@@ -90,45 +141,6 @@ def study_names(url: str) -> list[str]:
     return names
 
 
-def lock(url: str, purpose: str) -> filelock.BaseFileLock:
-    """Return a lock that is shared by all processes on this machine that use the database."""
-    path = sqlite_path(url)
-    if path is not None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot make the folder {path.parent}: {error}; give another with --storage") from error
-        return _FolderLock(path.with_name(f"{path.name}.{purpose}.lock"), timeout=LOCK_TIMEOUT_SECONDS)
-    return _lock_of_machine(purpose, url, timeout=LOCK_TIMEOUT_SECONDS)
-
-
-def training_lock(url: str, architecture: str, seed: int) -> filelock.BaseFileLock:
-    """Return the lock under which one architecture is trained again with one seed, by one process of this machine.
-
-    Locks leave files behind, so that there are some for all trainings: two that share one wait for each other.
-    """
-    key = hashlib.sha256(f"{url} {architecture} {seed}".encode()).digest()[0] % TRAINING_LOCKS
-    return _lock_of_machine(f"again-{key}", url, timeout=-1)
-
-
-def _lock_of_machine(purpose: str, url: str, timeout: float) -> filelock.BaseFileLock:
-    name = f"{purpose}-{hashlib.sha256(url.encode()).hexdigest()[:16]}.lock"
-    folder = default_folder()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return filelock.FileLock(folder / name, timeout=timeout)
-
-
-class _FolderLock(filelock.FileLock):
-    """A lock beside the database; where its file cannot be made, neither can the database's journal."""
-
-    def _acquire(self) -> None:
-        try:
-            super()._acquire()
-        except OSError as error:
-            message = f"cannot write beside the database: {error}; give a writable place with --storage"
-            raise StorageError(message) from error
-
-
 def _commit_quickly(engine: sa.Engine) -> None:
     """Let Optuna's some thirty commits a trial not wait for the disk.
 
@@ -143,16 +155,36 @@ def _commit_quickly(engine: sa.Engine) -> None:
     engine.dispose()  # connections that were opened before
 
 
-def _open(url: str) -> tuple[optuna.storages.RDBStorage, Store]:
+def _storage(url: str) -> Storage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    arguments = {"timeout": BUSY_TIMEOUT_SECONDS} if sqlite_path(url) is not None else {}
     # Optuna passes the URL through str.format, so braces (in a password) must be doubled.
     escaped = url.replace("{", "{{").replace("}", "}}")
+    storage = Storage(escaped, engine_kwargs=engine_arguments(url, 1))
+    if sqlite_path(url) is not None:
+        _commit_quickly(storage.engine)
+    return storage
+
+
+def _store(url: str) -> Store:
+    with _reaching(url):
+        return Store(url)
+
+
+@contextmanager
+def _reaching(url: str) -> Iterator[None]:
+    """Say which database it is that cannot be opened.
+
+    Raises:
+        StorageError: If it cannot.
+    """
     try:
-        storage = optuna.storages.RDBStorage(escaped, engine_kwargs={"connect_args": arguments, "pool_pre_ping": True})
-        if sqlite_path(url) is not None:
-            _commit_quickly(storage.engine)
-        return storage, Store(url)
-    except (sa.exc.SQLAlchemyError, ImportError, RuntimeError) as error:
-        shown = sa.make_url(url).render_as_string(hide_password=True)
-        raise StorageError(f"cannot use the database {shown}: {first_line(error)}") from error
+        yield
+    except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, RuntimeError) as error:
+        raise StorageError(f"cannot use the database {without_password(url)}: {cause(error)}{_hint(url)}") from error
+
+
+def _hint(url: str) -> str:
+    """Return how PostgreSQL's driver is installed, where it is missing."""
+    if "+psycopg:" in url and importlib.util.find_spec("psycopg") is None:
+        return "; pip install 'attention-placement-nas[postgres]' installs its driver"
+    return ""

@@ -1,4 +1,4 @@
-"""A worker's signs of life: a lock that the operating system drops with the process, and a heartbeat in the database.
+"""Workers' signs of life: a lock that the operating system drops with the process, and beats in the database.
 
 Optuna's own heartbeat runs only inside ``Study.optimize``, and never covers a trial that was killed before its first
 beat.
@@ -16,29 +16,33 @@ from types import TracebackType
 import filelock
 import sqlalchemy as sa
 
+from nas.database import patient
 from nas.locks import default_folder
-from nas.store import Store
+from nas.store import Sign, Store
 
 BEAT_SECONDS = 10.0
-"""Pause between two heartbeats."""
+"""Pause between two beats, and between two looks at those of the others."""
 GRACE_SECONDS = 120.0
 """Silence after which a worker on another machine is taken for dead."""
+SURE_LOOKS = 3
+"""So many looks in a row have to find a worker silent, whatever the database's clock says of its last beat."""
 
 
 class Worker:
-    """This process, as others see it; a context manager that gives signs of life while it is open."""
+    """This process, as others see it, and the others, as it sees them; a context manager that is alive while open."""
 
     def __init__(self, store: Store) -> None:
         self.id = f"{_host()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.watch = Watch(store)
         self._store = store
         default_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = filelock.FileLock(_lock_path(self.id))
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._live, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Worker:
         self._lock.acquire()
-        self._store.beat(self.id)
+        patient(self._store.beat)(self.id)  # whoever claims a trial without it is taken for dead
         self._thread.start()
         return self
 
@@ -53,31 +57,92 @@ class Worker:
         with contextlib.suppress(OSError):
             os.unlink(_lock_path(self.id))
 
-    def _beat(self) -> None:
+    def _live(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
             # A beat that the database misses is made up for by the next one; the grace allows for many.
             with contextlib.suppress(sa.exc.SQLAlchemyError):
                 self._store.beat(self.id)
+            self.watch.look()
 
 
-def is_dead(worker: str | None, store: Store) -> bool:
-    """Tell whether a worker can no longer finish its trial.
+class Watch:
+    """Tells which workers are dead, by their locks on this machine, and by their beats on any.
 
-    On this machine the answer is immediate, from the worker's lock; for another machine it takes ``GRACE_SECONDS`` of
-    silence. A trial without a worker was cut off in the moment of its start.
+    No clock is trusted alone. The database's may be set, forward as well as back, and a server that was away for some
+    minutes has let nobody beat meanwhile. So beats are watched: a worker is dead if none has come for
+    :data:`GRACE_SECONDS`, and none in the last :data:`SURE_LOOKS` looks, each of which the database has answered.
+    Whoever has watched for all of that time needs no clock at all.
     """
-    if worker is None:
-        return True
-    path = _lock_path(worker)
-    if worker.split(":")[0] == _host() and os.path.exists(path):
-        probe = filelock.FileLock(path)
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._signs: dict[str, Sign] = {}
+        self._silent: dict[str, int] = {}
+        self._guard = threading.Lock()
+
+    def look(self) -> None:
+        """Look once at all workers' beats; to be called every :data:`BEAT_SECONDS`."""
         try:
-            probe.acquire(timeout=0)
-        except filelock.Timeout:
+            signs = self._store.signs()
+        except sa.exc.SQLAlchemyError:
+            signs = {}  # nobody could beat while the database was away: all counts begin anew
+        with self._guard:
+            self._silent = {
+                worker: self._silent.get(worker, 0) + 1 if sign.beats == self._signs[worker].beats else 0
+                for worker, sign in signs.items()
+                if worker in self._signs
+            }
+            self._signs = signs
+
+    def is_dead(self, worker: str | None) -> bool:
+        """Tell whether a worker can no longer finish its trial.
+
+        On this machine the answer is immediate; for another machine it takes :data:`GRACE_SECONDS` of silence. A trial
+        without a worker was cut off in the moment of its start.
+        """
+        if worker is None:
+            return True
+        alive = _holds_its_lock(worker)
+        if alive is not None:
+            return not alive
+        with self._guard:
+            sign, silent = self._signs.get(worker), self._silent.get(worker, 0)
+        if sign is None:
+            return not self._has_beaten(worker)
+        if silent < SURE_LOOKS:
             return False
-        probe.release()
+        # A clock that was set back puts the last beat into the future.
+        return abs(sign.silent_seconds) > GRACE_SECONDS or silent * BEAT_SECONDS > GRACE_SECONDS
+
+    def _has_beaten(self, worker: str) -> bool:
+        """Tell whether a worker was ever seen: it beats before it claims a trial, and is forgotten when it ends."""
+        try:
+            return worker in self._store.signs()
+        except sa.exc.SQLAlchemyError:
+            return True
+
+
+def _holds_its_lock(worker: str) -> bool | None:
+    """Tell whether a worker of this machine is alive; None if there is no lock to tell by."""
+    path = _lock_path(worker)
+    if worker.split(":")[0] != _host() or not os.path.exists(path):
+        return None
+    probe = filelock.FileLock(path)
+    try:
+        probe.acquire(timeout=0)
+    except filelock.Timeout:
         return True
-    return store.silent_seconds(worker) > GRACE_SECONDS
+    probe.release()
+    return False
+
+
+def bury(worker: str, store: Store) -> None:
+    """Remove what a dead worker has left behind."""
+    with contextlib.suppress(sa.exc.SQLAlchemyError):
+        store.forget(worker)
+    if worker.split(":")[0] == _host():
+        with contextlib.suppress(OSError):
+            os.unlink(_lock_path(worker))
 
 
 def _host() -> str:

@@ -11,7 +11,7 @@ from boards import ask, dump
 
 from nas import dashboard
 from nas.dashboard.shelf import FOLDER, Shelf
-from nas.store import StorageError
+from nas.database import StorageError
 from nas.study import Study
 
 

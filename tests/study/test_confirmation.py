@@ -15,10 +15,10 @@ import pytest
 import toy
 
 from nas.architecture import Architecture
+from nas.database import StorageError
 from nas.evaluation import Evaluation, EvaluationError
 from nas.front import Row
 from nas.seeds import Replicate
-from nas.store import StorageError
 from nas.study import Study, confirm, run
 
 Luck = Callable[[Architecture, int], float]

@@ -266,7 +266,7 @@ def test_a_trial_that_was_measured_but_not_told_is_not_measured_again(
     def dies(*_arguments: object, **_named: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(optuna.Study, "tell", dies)  # after the evaluation was kept, before the trial is told
+    monkeypatch.setattr(Study, "_close", dies)  # after the evaluation was kept, before the trial is told
     with pytest.raises(KeyboardInterrupt):
         run(study, through_the_cache, space=toy.space(), budget=1)
     monkeypatch.undo()

@@ -188,7 +188,7 @@ def test_one_that_was_taken_for_dead_and_was_not_counts_once(tmp_path: Path, mon
         calls.append(architecture.id)
         if len(calls) == 1:
             with monkeypatch.context() as patch:
-                patch.setattr("nas.study.ledger.is_dead", lambda *_: True)
+                patch.setattr("nas.study.worker.Watch.is_dead", lambda *_: True)
                 toy.create(tmp_path).repair()
         return toy.evaluate(architecture)
 

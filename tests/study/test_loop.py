@@ -16,8 +16,8 @@ import toy
 from optuna.trial import TrialState
 
 from nas.architecture import Architecture
+from nas.database import StorageError
 from nas.evaluation import Evaluation
-from nas.store import StorageError
 from nas.study import Study, StudyError, run
 from nas.study.binding import differences
 from nas.study.sampler import Proposal
@@ -79,7 +79,7 @@ def test_a_worker_that_was_taken_for_dead_can_be_interrupted(tmp_path: Path, mon
     study = toy.create(tmp_path)
 
     def interrupt(architecture: Architecture) -> Evaluation:
-        monkeypatch.setattr("nas.study.ledger.is_dead", lambda *_: True)
+        monkeypatch.setattr("nas.study.worker.Watch.is_dead", lambda *_: True)
         toy.create(tmp_path).repair()
         monkeypatch.undo()
         raise KeyboardInterrupt
@@ -260,7 +260,7 @@ def test_a_worker_that_was_taken_for_dead_may_still_deliver(tmp_path: Path, monk
             return cached
         measured.append(architecture.id)
         if len(measured) == 2:  # while this one works, another process repairs the study
-            monkeypatch.setattr("nas.study.ledger.is_dead", lambda *_: True)
+            monkeypatch.setattr("nas.study.worker.Watch.is_dead", lambda *_: True)
             assert toy.create(tmp_path).repair() == 1
             monkeypatch.undo()
         evaluation = toy.evaluate(architecture)
