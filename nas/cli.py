@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import nas
 from nas.verbs import (
@@ -26,10 +26,10 @@ from nas.verbs import (
     verify,
     worker,
 )
-from nas.verbs.common import DONE
+from nas.verbs.common import DONE, INTERRUPTED
 
-FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
-"""Exit statuses; that of what went well is :data:`nas.verbs.common.DONE`."""
+FAILED, WRONG_USE = 1, 2
+"""Exit statuses; the others are in :mod:`nas.verbs.common`."""
 _OF_A_STUDY: dict[str, ModuleType] = {
     "search": search,
     "worker": worker,
@@ -54,8 +54,17 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage of thirty flags in front of it."""
 
     def error(self, message: str) -> NoReturn:
-        verb = "" if " " in self.prog or "verb" in message else " search"  # whose flags may stand without it
-        self.exit(WRONG_USE, f"{self.prog}: {message}; {self.prog}{verb} --help lists what there is\n")
+        self.exit(WRONG_USE, f"{self.prog}: {message}; {self.prog} --help lists what there is\n")
+
+
+class _VerbParser(Parser):
+    """Refuses a flag that it does not know itself; the parser of the whole would, and does not know the verb's."""
+
+    def parse_known_args(self, *arguments: Any, **named: Any) -> Any:
+        found, unknown = super().parse_known_args(*arguments, **named)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Without a verb it searches: run_search.py --budget 50. run_search.py search --help lists the flags.",
     )
     whole.add_argument("--version", action="version", version=f"%(prog)s {nas.__version__}")
-    verbs = whole.add_subparsers(dest="verb", metavar="verb", required=True, parser_class=Parser)
+    verbs = whole.add_subparsers(dest="verb", metavar="verb", required=True, parser_class=_VerbParser)
     plain = Parser(add_help=False)
     plain.add_argument("--debug", action="store_true", help="show the traceback of an error")
     common = Parser(add_help=False, parents=[plain])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nas import rungs, space
+from nas import devices, rungs, space
 from nas.database import sqlite_path
 from nas.limits import Limits
 from nas.protocol import Protocol
@@ -113,12 +113,14 @@ class Settings:
     """What runs the models that are timed: ``eager``, ``compile`` or ``onnxruntime``."""
     device: str = "auto"
     """``auto``, ``cuda``, ``cuda:1``, ``mps`` or ``cpu``."""
-    workers_per_device: int = 1
-    """Processes that train on the device at once."""
+    devices: str | tuple[str, ...] | None = None
+    """Several of one kind instead, such as ``0,1`` or ``cuda:0,cuda:1``; ``auto`` for every GPU. Each has a worker."""
     workers: int | None = None
-    """Workers of a Ray cluster; by default as many as it has room for."""
+    """Processes that train at once, in all; by default one a device, or what a Ray cluster has room for."""
+    workers_per_device: int | None = None
+    """The same, for each device."""
     ray: str | None = None
-    """Address of the Ray cluster whose workers evaluate, or ``auto``."""
+    """Address of a Ray cluster whose workers evaluate instead, or ``auto`` for the one that this machine belongs to."""
     rungs: str | tuple[int, ...] = "auto"
     """Epochs at which trainings are stopped that promise less than others: ``none``, ``auto`` or numbers.
 
@@ -152,10 +154,7 @@ class Settings:
         for name in ("repeats", "confirm"):
             if not 0 <= getattr(self, name) <= MOST_SEEDS:
                 raise ValueError(f"{name} must be between 0 and {MOST_SEEDS} seeds, but got {getattr(self, name)}")
-        if self.workers_per_device < 1:
-            raise ValueError(f"workers per device must be at least 1, but got {self.workers_per_device}")
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"there must be at least 1 worker, but got {self.workers}")
+        devices.check(self)
         if not self.studies:
             raise ValueError("the folder of studies needs a name; . is this one")
         resolve_sampler(self.sampler)

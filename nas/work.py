@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from nas.command import commands_of
+from nas.ready import Ready, Say, Stop, stop_rule
 from nas.reopen import Place, reopen
-from nas.run import quick_collections, stop_rule
+from nas.run import quick_collections
 from nas.settings import OF_SEARCH, Settings
-from nas.study import Outcome, RunFailed, Study, StudyError, run
+from nas.study import Outcome, RunFailed, Study, StudyError
 
 
 def work(
@@ -19,8 +20,10 @@ def work(
     place: Place,
     folder: Path,
     *,
-    on_event: Callable[[str], None] | None = None,
-    on_trial: Callable[[Study], None] | None = None,
+    on_event: Say = lambda _: None,
+    on_start: Callable[[], None] = lambda: None,
+    on_trial: Callable[[Study], None] = lambda _: None,
+    stop: Stop = lambda: False,
 ) -> Outcome:
     """Evaluate architectures of a study, as the processes of its search do, until its budget is spent.
 
@@ -33,7 +36,9 @@ def work(
         folder: That of the study's files on this machine. It need not be shared: a training that was stopped elsewhere
             begins anew where its file is not, and a warm start is made again.
         on_event: Called with a line about a warm start.
+        on_start: Called once, before the first trial.
         on_trial: Called after every trial of this process.
+        stop: Looked at before each trial: once it is true, none is started any more.
 
     Raises:
         ValueError: If the study does not say how it is searched, if data or weights are not to be had, or if they, the
@@ -42,24 +47,23 @@ def work(
         nas.study.RunFailed: As :func:`nas.study.run`; or if something goes wrong that is not about these arguments.
     """
     settings = asked(study, folder)
-    reopened = reopen(study, place, folder, stop_rule=partial(stop_rule, settings, study), on_event=on_event)
+    found = reopen(study, place, folder, stop_rule=partial(stop_rule, settings, study), on_event=on_event)
+    ready = Ready(
+        settings=settings,
+        study=study,
+        space=found.space,
+        workers=1,
+        evaluator=found.evaluator,
+        replicator=found.replicator,
+    )
+    on_start()
     try:
         with quick_collections():
-            outcome = run(
-                study,
-                reopened.evaluator,
-                space=reopened.space,
-                budget=settings.budget,
-                sampler=settings.sampler,
-                seed=settings.seed,
-                patience=settings.patience,
-                on_trial=on_trial,
-            )
+            outcome = ready.run(on_trial, stop)
     except ValueError as error:  # the study was found to be right: whatever is wrong now is not its fault
         raise RunFailed(f"{type(error).__name__}: {error}") from error
-    from nas.pauses import Pauses
-
-    Pauses(folder / "stopped").clear()  # as the search does
+    if not outcome.interrupted:
+        ready.forget_pauses()
     return outcome
 
 
@@ -70,9 +74,8 @@ def asked(study: Study, folder: Path) -> Settings:
         StudyError: If the study was made before that was kept.
     """
     if study.search is None:
-        commands = commands_of(
-            study, str(folder.parent), is_elsewhere=study.url != f"sqlite:///{folder.parent / 'studies.db'}"
-        )
+        usual = f"sqlite:///{folder.parent / 'studies.db'}"
+        commands = commands_of(study, str(folder.parent), is_elsewhere=study.url != usual)
         again = f"{commands.begun} {commands.flags}" if commands.begun else "search, with the settings it was made with"
         raise StudyError(f"study {study.name!r} does not say how it is searched; run its search again once: {again}")
     known = {name: study.search[name] for name in OF_SEARCH if name in study.search}
@@ -82,6 +85,8 @@ def asked(study: Study, folder: Path) -> Settings:
 
 def ending(outcome: Outcome, budget: int) -> str:
     """Return in words why a run ended."""
+    if outcome.interrupted:
+        return f"stopped before the budget of {budget} is spent; the same command goes on"
     if outcome.exhausted:
         return "every architecture of the space was tried"
     if outcome.stalled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -102,6 +103,9 @@ def failing(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--max-params", "0"], "a limit of parameters must be a positive finite number, but got 0"),
         (["--studies", ""], "the folder of studies needs a name"),
         (["--frob", "3"], "unrecognized arguments: --frob 3; run_search.py search --help lists what there is"),
+        (["export", "--frob"], "unrecognized arguments: --frob; run_search.py export --help lists what there is"),
+        (["retime", "--verb", "3"], "unrecognized arguments: --verb 3; run_search.py retime --help lists what there"),
+        (["frob"], "run_search.py --help lists what there is"),
         (["--latency-precision", "int4"], "argument --latency-precision: invalid choice: 'int4'"),
         (["--precision", "int4"], "precision must be one of float32, bfloat16, but got 'int4'"),
         (["--epochs", "0"], "epochs must be at least 1, but got 0"),
@@ -367,7 +371,7 @@ def test_a_wish_to_end_ends_with_130_and_loses_nothing(here: Path, wish: signal.
     # A shell lets its background processes ignore Ctrl-C, and they inherit that.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
     try:
-        process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     finally:
         signal.signal(signal.SIGINT, before)
     database = here / "studies" / "default-digits" / "front.csv"
@@ -375,9 +379,15 @@ def test_a_wish_to_end_ends_with_130_and_loses_nothing(here: Path, wish: signal.
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(wish)
-    _, said = process.communicate(timeout=60)
+    printed, said = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "the same command goes on where this one stopped" in said
+    if wish == signal.SIGINT:  # what was in training was finished
+        assert "stopping when what is in training now is done; Ctrl-C again stops at once" in said
+        assert re.search(r"^stopped after \d+ of 50 trainings; the same command goes on$", printed, re.MULTILINE)
+        assert "bare backbone" in printed
+    else:
+        assert "the same command goes on where this one stopped" in said
+        assert printed == ""
     assert "Traceback" not in said
     opened = Study.open("default-digits", "sqlite:///studies/studies.db")
     assert opened.tally().running == 0

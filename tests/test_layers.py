@@ -24,6 +24,8 @@ LAYERS: dict[str, int] = {
     "nas.run": 4,
     "nas.work": 4,
     "nas.ray_crew": 4,
+    "nas.ready": 4,
+    "nas.devices": 4,
     "nas.settings": 4,
     "nas.workers": 3,
     "nas.command": 4,

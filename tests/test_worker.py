@@ -24,9 +24,9 @@ from safetensors.torch import save
 
 from nas import warm, work
 from nas.cli import main
+from nas.database import StorageError
 from nas.protocol import Protocol
 from nas.settings import Settings
-from nas.store import StorageError
 from nas.study import Outcome, Study, StudyError, wait_for, waiting
 
 ROOT = Path(__file__).parents[1]
@@ -165,6 +165,7 @@ def test_a_database_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) 
     ("how", "words"),
     [
         ({}, "the budget of 5 is spent"),
+        ({"interrupted": True}, "stopped before the budget of 5 is spent; the same command goes on"),
         ({"exhausted": True}, "every architecture of the space was tried"),
         ({"stalled": True}, "the front has not moved beyond noise for as long as the patience allows"),
         ({"too_costly": True}, "too many architectures in a row were beyond the limits"),

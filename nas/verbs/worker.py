@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.verbs.common import DONE, end_on_sigterm, say, storage_url
+from nas.verbs.common import DONE, INTERRUPTED, Stopping, say, storage_url
 
 if TYPE_CHECKING:
     from nas.study import Study
@@ -39,11 +39,6 @@ def run(arguments: argparse.Namespace) -> int:
     from nas.reopen import Place
     from nas.study import wait_for
 
-    end_on_sigterm()
-    ask = "--study must name a study"
-    study = wait_for(arguments.study, storage_url(arguments), ask=ask, seconds=arguments.wait, say=say)
-    folder = Path(arguments.studies) / study.name
-    budget = work.asked(study, folder).budget
     place = Place(
         device=arguments.device,
         latency_device=arguments.latency_device,
@@ -51,21 +46,25 @@ def run(arguments: argparse.Namespace) -> int:
         checkpoint=arguments.checkpoint,
     )
     count = 0
+    with Stopping() as stop:
+        ask = "--study must name a study"
+        study = wait_for(arguments.study, storage_url(arguments), ask=ask, seconds=arguments.wait, say=say)
+        folder = Path(arguments.studies) / study.name
+        budget = work.asked(study, folder).budget
 
-    def tell(study: Study) -> None:
-        nonlocal count
-        count += 1
-        say(f"{_trials(count)} here; the study has spent {study.tally().spent:.4g} of {budget}")
+        def tell(study: Study) -> None:
+            nonlocal count
+            count += 1
+            say(f"{_trials(count)} here; the study has spent {study.tally().spent:.4g} of {budget}")
 
-    outcome = work.work(study, place, folder, on_event=say, on_trial=tell)
-    stopped = f", {outcome.stopped} stopped early" if outcome.stopped else ""
-    print(
-        f"{_trials(count)} here; {study.name} has {outcome.finished} finished{stopped}: "
-        f"{work.ending(outcome, budget)}\n"
-        "the search, run again, trains with further seeds and draws the pages"
-    )
-    study.close()
-    return DONE
+        outcome = work.work(study, place, folder, on_event=say, on_start=stop.begin, on_trial=tell, stop=stop)
+        stopped = f", {outcome.stopped} stopped early" if outcome.stopped else ""
+        found = f"{study.name} has {outcome.finished} finished{stopped}"
+        print(f"{_trials(count)} here; {found}: {work.ending(outcome, budget)}")
+        if not outcome.interrupted:
+            print("the search, run again, trains with further seeds and draws the pages")
+        study.close()
+    return INTERRUPTED if outcome.interrupted else DONE
 
 
 def _trials(count: int) -> str:
