@@ -49,12 +49,12 @@ class Line:
 
     def ready(self) -> None:
         """Say that what has to be loaded is there, and wait until all others say so: loading disturbs what is timed."""
-        self._connection.send((_READY, None))
+        self._say(_READY, None)
         self._hear()
 
     def tell(self, news: object) -> None:
         """Say that a trial has ended, or something else that took some training; with anything that can be pickled."""
-        self._connection.send((_NEWS, news))
+        self._say(_NEWS, news)
 
     def stop(self) -> bool:
         """Tell whether no further training is to begin."""
@@ -62,10 +62,14 @@ class Line:
             self._hear()
         return self._stops
 
+    def _say(self, kind: str, content: object) -> None:
+        with suppress(OSError):  # the other process is gone, which is heard
+            self._connection.send((kind, content))
+
     def _hear(self) -> None:
         try:
             self._stops = self._connection.recv() == _STOP
-        except (EOFError, OSError):  # the other process is gone
+        except (EOFError, OSError):
             self._stops = True
 
 
@@ -268,19 +272,32 @@ def _without_ctrl_c() -> Iterator[None]:
 
 def _run(work: Work[T], argument: T, connection: Connection) -> None:
     """Work, and end in order when told to, or when the first process is gone: the trial in hand is queued again."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be kept away
-    signal.signal(signal.SIGTERM, _interrupt)
-    threading.Thread(target=_watch, daemon=True).start()
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be kept away
+        signal.signal(signal.SIGTERM, _interrupt)
+        threading.Thread(target=_watch, daemon=True).start()
+        status = _work(work, argument, connection)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to be cleared up
+        sys.exit(status)
+    except KeyboardInterrupt:
+        # End as if nothing had been done about the signal, so that whoever watches sees what it was.
+        sys.stderr.flush()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _work(work: Work[T], argument: T, connection: Connection) -> int:
+    """Work, and tell what came of it, if anybody is left to be told; return the exit status."""
     try:
         result = work(argument, Line(connection))
-        connection.send((_RESULT, result))
-    except KeyboardInterrupt:
-        _die_of_sigterm()
     except Exception as error:
         message = str(error) if isinstance(error, RunFailed) else f"{type(error).__name__}: {error}"
-        with suppress(OSError):  # the first process is gone: nobody is left to be told
+        with suppress(OSError):
             connection.send((_FAILED, (message, traceback.format_exc())))
-        sys.exit(1)
+        return 1
+    with suppress(OSError):
+        connection.send((_RESULT, result))
+    return 0
 
 
 def _watch() -> None:
@@ -294,10 +311,3 @@ def _watch() -> None:
 def _interrupt(*_: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break off the clearing up
     raise KeyboardInterrupt
-
-
-def _die_of_sigterm() -> None:
-    """End as if nothing had been done about the signal, so that whoever watches sees what it was."""
-    sys.stderr.flush()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGTERM)

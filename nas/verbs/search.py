@@ -61,8 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _print_end(result: Result, budget: int) -> None:
     """Say how the run ended, where that is not just that its budget is spent."""
     study, outcome = result.study, result.outcome
-    if result.interrupted:
+    if outcome.interrupted:
         print(f"stopped after {study.tally().spent:.4g} of {budget} trainings; the same command goes on")
+    elif result.interrupted:
+        print("stopped before all further seeds were trained; the same command goes on")
     if outcome.stopped:
         print(f"{outcome.stopped} trainings were stopped early; the budget counts the epochs that they had")
     if outcome.exhausted:
