@@ -26,6 +26,7 @@ from nas.verbs import (
     search,
     train,
     verify,
+    worker,
 )
 from nas.verbs.common import DONE, INTERRUPTED, storage_url
 
@@ -33,6 +34,7 @@ FAILED, WRONG_USE = 1, 2
 """Exit statuses; the others are in :mod:`nas.verbs.common`."""
 _OF_A_STUDY: dict[str, ModuleType] = {
     "search": search,
+    "worker": worker,
     "report": report,
     "dashboard": dashboard,
     "explain": explain,
@@ -109,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(_MODULES[arguments.verb].run(arguments))
     except KeyboardInterrupt:
-        resumes = arguments.verb in ("search", "train", "verify", "explain")
+        resumes = arguments.verb in ("search", "worker", "train", "verify", "explain")
         goes_on = "; the same command goes on where this one stopped" if resumes else ""
         print(f"\ninterrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED

@@ -39,6 +39,10 @@ def check(settings: Settings) -> None:
         )
     if settings.devices is None:
         return
+    if settings.ray is not None:
+        raise ValueError(
+            f"a Ray cluster gives each worker its device, but got --ray {settings.ray} and --devices {settings.devices}"
+        )
     if settings.device != "auto":
         raise ValueError(
             "give one device with --device or several with --devices, not both, but got "
@@ -60,7 +64,8 @@ def posts(settings: Settings) -> list[Post]:
         ValueError: If a device is not there, if they are of different kinds, or if there are more of them than workers.
     """
     devices = _devices(settings)
-    count = settings.workers or len(devices) * (settings.workers_per_device or 1)
+    in_all = settings.workers if settings.ray is None else None  # those of a cluster do not share this machine
+    count = in_all or len(devices) * (settings.workers_per_device or 1)
     if count < len(devices):
         raise ValueError(
             f"{len(devices)} devices take at least as many workers, but got --workers {count}; name fewer devices "

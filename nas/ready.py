@@ -14,7 +14,7 @@ from nas import devices, files
 from nas.command import command
 from nas.evaluation import EvaluationError
 from nas.settings import Settings, declared_space, made_for_data, make_protocol
-from nas.study import Chooser, Confirmation, Judge, Outcome, Study, confirm, run
+from nas.study import SEARCH, Chooser, Confirmation, Judge, Outcome, Study, confirm, run
 
 if TYPE_CHECKING:
     import torch
@@ -129,7 +129,7 @@ def make_ready(settings: Settings, say: Say = lambda _: None, *, worker: int | N
         space=resolved,
         protocol=trainer.protocol,
         limits=settings.limits,
-        inputs={**settings.inputs, "command": command(settings)},
+        inputs={**settings.inputs, "command": command(settings), SEARCH: settings.search},
     )
     if worker is None:
         files.replace(settings.folder / "split.json", json.dumps(splits.record()).encode())
@@ -145,7 +145,7 @@ def make_ready(settings: Settings, say: Say = lambda _: None, *, worker: int | N
             study.store,
             timer,
             settings.limits,
-            _stop_rule(settings, study, resolved),
+            stop_rule(settings, study, resolved),
             pauses,
             keeps_stopped=settings.stops_by_model,  # with the others it is for good
         ),
@@ -160,7 +160,7 @@ def _pauses(settings: Settings) -> Pauses:
     return Pauses(settings.folder / "stopped")
 
 
-def _stop_rule(settings: Settings, study: Study, resolved: ResolvedSpace) -> StopRule | None:
+def stop_rule(settings: Settings, study: Study, resolved: ResolvedSpace) -> StopRule | None:
     """Return what stops trainings, and note in the study that it does; None for nothing."""
     rungs = settings.rungs_of(study.protocol.epochs)
     if rungs is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas import export, files, report
+from nas import export, files, ray_crew, report
 from nas.database_errors import words_for
 from nas.ready import Ready, Say, Stop, make_ready
 from nas.settings import Settings
@@ -72,6 +72,7 @@ def search(
         nas.study.RunFailed: If trials failed for the same reason, one after the other; see :func:`nas.study.run`. If
             one worker after the other died; see :func:`nas.workers.supervise`.
     """
+    cluster = ray_crew.Cluster(settings) if settings.ray is not None else None
     ready = make_ready(settings, on_event)
     study = ready.study
     keep_up = kept_up(study, settings.folder)
@@ -88,8 +89,10 @@ def search(
     on_start(study)
     try:
         ready.time_reference()
-        with _quick_collections():
-            if ready.workers > 1:
+        with quick_collections():
+            if cluster is not None:
+                outcome = cluster.work(study, after_trial, on_event, stop)
+            elif ready.workers > 1:
                 outcome = _watch(ready, after_trial, after_replicate, on_event, stop)
             else:
                 outcome = ready.run(after_trial, stop)
@@ -150,7 +153,7 @@ def _work(duty: _Duty, line: Line) -> Outcome:
     ready = make_ready(duty.settings, worker=duty.worker)
     try:
         line.ready()
-        with _quick_collections():
+        with quick_collections():
             outcome = ready.run(lambda _: line.tell(None), line.stop)
         ready.confirm(lambda *replicate: line.tell(replicate), line.stop, share=(duty.worker, ready.workers))
         return outcome
@@ -159,7 +162,7 @@ def _work(duty: _Duty, line: Line) -> Outcome:
 
 
 @contextmanager
-def _quick_collections() -> Iterator[None]:
+def quick_collections() -> Iterator[None]:
     """Keep what is there already out of the garbage collector's sight while the context lasts.
 
     torch, timm and Optuna are a million objects that live for ever. To walk through them takes 0.3 s, which every

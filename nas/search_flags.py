@@ -192,6 +192,12 @@ def _device_flags(device: argparse._ArgumentGroup) -> None:
     device.add_argument(
         "--workers-per-device", type=int, metavar="K", help="the same, for each device, instead of --workers"
     )
+    device.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="have workers of a Ray cluster evaluate, as many as it has room for or --workers; auto is the one that "
+        "this machine is part of",
+    )
 
 
 def _latency_flags(latency: argparse._ArgumentGroup) -> None:

@@ -23,6 +23,8 @@ _WRITING = ("mnist", "svhn", "omniglot", "digits")
 
 RATES = {"sgd": 0.1, "adamw": 0.003}
 """Peak learning rate for fresh weights, by optimiser."""
+OF_SEARCH = ("budget", "sampler", "seed", "rungs", "risk", "patience")
+"""What a search is asked for and its study is not bound to: proposals, and when to stop."""
 
 if TYPE_CHECKING:
     import torch
@@ -114,9 +116,11 @@ class Settings:
     devices: str | tuple[str, ...] | None = None
     """Several of one kind instead, such as ``0,1`` or ``cuda:0,cuda:1``; ``auto`` for every GPU. Each has a worker."""
     workers: int | None = None
-    """Processes that train at once, in all."""
+    """Processes that train at once, in all; by default one a device, or what a Ray cluster has room for."""
     workers_per_device: int | None = None
     """The same, for each device."""
+    ray: str | None = None
+    """Address of a Ray cluster whose workers evaluate instead, or ``auto`` for the one that this machine belongs to."""
     rungs: str | tuple[int, ...] = "auto"
     """Epochs at which trainings are stopped that promise less than others: ``none``, ``auto`` or numbers.
 
@@ -209,6 +213,11 @@ class Settings:
             if asked[name] is not None and Path(asked[name]).expanduser().exists() and asked[name] != "digits":
                 asked[name] = str(Path(asked[name]).expanduser().resolve())
         return asked
+
+    @property
+    def search(self) -> dict[str, Any]:
+        """How the study is searched, beyond what it is bound to: what further workers need to know besides."""
+        return {name: getattr(self, name) for name in OF_SEARCH}
 
     @property
     def is_trained(self) -> bool:

@@ -149,6 +149,8 @@ def _of_study(study: Study, folder: Path, *, build: bool) -> Iterator[Finding]:
 
 def budget_of(study: Study) -> int | None:
     """Return the budget of the latest search, in whole trainings; None where it is not known."""
+    if study.search is not None:
+        return int(study.search["budget"])
     words = str((study.inputs or {}).get("command", ""))
     found = re.search(r"--budget (\d+)", shlex.join(shlex.split(words)))
     return int(found[1]) if found else None

@@ -21,7 +21,7 @@ from nas.limits import Limits
 from nas.protocol import Protocol
 from nas.seeds import Replicate, SeedNoise
 from nas.store import Store
-from nas.study.binding import INPUTS, LIMITS, RUNGS, StudyError, is_bound
+from nas.study.binding import INPUTS, LIMITS, RUNGS, SEARCH, StudyError, is_bound
 from nas.study.board import Board
 from nas.study.rows import make_row, noise_of
 from nas.study.sampler import Known
@@ -139,6 +139,12 @@ class Record:
         """How data and trained weights were asked for; ``None`` in a study that was made before that was kept."""
         inputs: dict[str, Any] | None = self._study.user_attrs.get(INPUTS)
         return inputs
+
+    @property
+    def search(self) -> dict[str, Any] | None:
+        """How the study is searched, as the last search asked; ``None`` where that was not kept yet."""
+        search: dict[str, Any] | None = (self.inputs or {}).get(SEARCH)
+        return search
 
     @property
     def rungs(self) -> list[str]:
