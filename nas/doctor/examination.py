@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -29,7 +28,7 @@ from nas.study.checkup import (
     mendable,
     sound,
 )
-from nas.study.inventory import Inventory, dead_workers, stale_trials, take
+from nas.study.inventory import dead_workers, stale_trials, take
 from nas.study.record import close
 from nas.study.storage import connect_existing
 
@@ -146,9 +145,11 @@ def _of_study(study: Study, folder: Path, *, build: bool) -> Iterator[Finding]:
 
 def budget_of(study: Study) -> int | None:
     """Return the budget of the latest search, in whole trainings; None where it is not known."""
-    words = str((study.inputs or {}).get("command", ""))
-    found = re.search(r"--budget (\d+)", shlex.join(shlex.split(words)))
-    return int(found[1]) if found else None
+    try:
+        words = shlex.split(str((study.inputs or {}).get("command", "")))
+        return int(words[words.index("--budget") + 1])
+    except (IndexError, ValueError):  # it was searched from Python, or before the command was kept
+        return None
 
 
 @contextmanager
@@ -164,6 +165,3 @@ def locked(study: Study) -> Iterator[None]:
         yield
     finally:
         lock.__exit__(None, None, None)
-
-
-__all__ = ["Chart", "Inventory", "budget_of", "examine", "locked"]
