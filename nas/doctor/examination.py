@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -30,7 +29,7 @@ from nas.study.checkup import (
     mendable,
     sound,
 )
-from nas.study.inventory import Inventory, dead_workers, stale_trials, take
+from nas.study.inventory import dead_workers, stale_trials, take
 from nas.study.record import close
 from nas.study.storage import connect_existing
 from nas.study.worker import watched
@@ -151,9 +150,11 @@ def budget_of(study: Study) -> int | None:
     """Return the budget of the latest search, in whole trainings; None where it is not known."""
     if study.search is not None:
         return int(study.search["budget"])
-    words = str((study.inputs or {}).get("command", ""))
-    found = re.search(r"--budget (\d+)", shlex.join(shlex.split(words)))
-    return int(found[1]) if found else None
+    try:
+        words = shlex.split(str((study.inputs or {}).get("command", "")))
+        return int(words[words.index("--budget") + 1])
+    except (IndexError, ValueError):  # it was searched from Python, or before the command was kept
+        return None
 
 
 @contextmanager
@@ -169,6 +170,3 @@ def locked(study: Study) -> Iterator[None]:
         yield
     finally:
         lock.__exit__(None, None, None)
-
-
-__all__ = ["Chart", "Inventory", "budget_of", "examine", "locked"]

@@ -272,6 +272,7 @@ def wait_for(folder: Path, process: subprocess.Popen[str], count: int) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_two_searches_on_one_study(tmp_path: Path) -> None:
     pair = [start(tmp_path, 12, 0.05) for _ in range(2)]
     said = [process.communicate(timeout=120)[1] for process in pair]
@@ -281,6 +282,7 @@ def test_two_searches_on_one_study(tmp_path: Path) -> None:
     check_mended(tmp_path, 12)
 
 
+@pytest.mark.slow
 def test_a_search_that_is_told_to_end(tmp_path: Path) -> None:
     process = start(tmp_path, 30, 0.2, as_search=True)
     wait_for(tmp_path, process, 4)
