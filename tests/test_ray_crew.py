@@ -14,30 +14,39 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from server import Server
 
 from nas.cli import main
 from nas.latency import threads_in
 from nas.ray_crew import check_storage, needs_of, room
-from nas.study import RunFailed
+from nas.study import RunFailed, Study
 
 ROOT = Path(__file__).parents[1]
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install ray")
 DRIVER = """
-import sys
+import sys, threading, time
+from pathlib import Path
 import ray
+from ray.cluster_utils import Cluster
 from nas.cli import main
-ray.init(
-    address="local",
-    num_cpus=int(sys.argv[1]),
-    object_store_memory=80_000_000,
-    include_dashboard=False,
-    log_to_driver=False,
-    logging_level="ERROR",
-)
+first, second = map(int, sys.argv[1].split("+"))
+small = {"object_store_memory": 80_000_000, "include_dashboard": False}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": first, **small})
+node = cluster.add_node(num_cpus=second, **small) if second else None
+ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+
+def remove_when_told():
+    while not Path("remove").exists():
+        time.sleep(0.05)
+    cluster.remove_node(node, allow_graceful=False)
+
+threading.Thread(target=remove_when_told, daemon=True).start()
 status = main(sys.argv[2:])
 ray.shutdown()
+cluster.shutdown()
 sys.exit(status)
 """
+"""Searches with workers on a cluster of one machine or two, both of them this one; the second can be removed."""
 SPACE = """
 from nas.space import SearchSpace
 SPACE = SearchSpace(backbones=("test_resnet",), stages=(2, 4), blocks=("se", "eca", "simam"))
@@ -94,11 +103,11 @@ def here(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def search_on_ray(folder: Path, cpus: int, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """Search with workers on a cluster that is started for it, with so many CPUs."""
+def search_on_ray(folder: Path, cpus: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Search with workers on a cluster that is started for it, with so many CPUs on its machines."""
     environment = {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(cpus), *QUICK.split(), "--device", "cpu", "--study", "small", *words],
+        [sys.executable, "-c", DRIVER, cpus, *QUICK.split(), "--device", "cpu", "--study", "small", *words],
         env={**os.environ, **environment},
         cwd=folder,
         stdout=subprocess.PIPE,
@@ -146,7 +155,7 @@ def until(process: subprocess.Popen[str], is_so: Callable[[], bool]) -> None:
 @needs_ray
 @pytest.mark.slow
 def test_a_search_reaches_its_budget_though_a_worker_is_killed(here: Path) -> None:
-    with search_on_ray(here, 2, "--ray", "auto", "--budget", "6") as process:
+    with search_on_ray(here, "2+0", "--ray", "auto", "--budget", "6") as process:
         until(process, lambda: states(here).get("COMPLETE", 0) >= 1 and bool(asked(here, WORKERS)))
         ((worker,), *_) = asked(here, WORKERS)
         pid = int(worker.split(":")[1])
@@ -169,7 +178,7 @@ def test_a_search_reaches_its_budget_though_a_worker_is_killed(here: Path) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_ends_the_workers_and_loses_nothing(times: int, here: Path) -> None:
-    with search_on_ray(here, 3, "--ray", "auto", "--workers", "2", "--budget", "30") as process:
+    with search_on_ray(here, "3+0", "--ray", "auto", "--workers", "2", "--budget", "30") as process:
         until(process, lambda: len(asked(here, WORKERS)) == 2)
         for _ in range(times):
             process.send_signal(signal.SIGINT)
@@ -186,7 +195,43 @@ def test_ctrl_c_ends_the_workers_and_loses_nothing(times: int, here: Path) -> No
 @needs_ray
 @pytest.mark.slow
 def test_a_cluster_without_room_is_told(here: Path) -> None:
-    with search_on_ray(here, 0, "--ray", "auto", "--budget", "2") as process:
+    with search_on_ray(here, "0+0", "--ray", "auto", "--budget", "2") as process:
         _, err = process.communicate(timeout=100)
     assert process.returncode == 1
     assert "the run failed: a worker takes 1 CPU, but the Ray cluster has 0 GPU, 0 CPU" in err
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_machine_that_is_lost_costs_no_trial(here: Path, postgres: Server) -> None:
+    words = ["--ray", "auto", "--budget", "7", "--storage", postgres.url]
+    with search_on_ray(here, "1+1", *words) as process:
+        until(process, lambda: "nas_meta" in tables(postgres) and finished(postgres) >= 2)
+        (here / "remove").touch()
+        _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "died; it is started again, and what it had in work is queued again: " in err
+    study = Study.open("small", postgres.url)
+    trials = study._study.get_trials()
+    ended = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    assert len(ended) == len({trial.user_attrs["architecture"] for trial in ended}) == 7
+    assert all(trial.user_attrs["reason"].startswith("interrupted") for trial in trials if trial not in ended)
+    study.close()
+
+
+def tables(server: Server) -> set[str]:
+    return {row[0] for row in server.ask("SELECT tablename FROM pg_tables")}
+
+
+def finished(server: Server) -> int:
+    return int(server.ask("SELECT COUNT(*) FROM trials WHERE state = 'COMPLETE'")[0][0])
+
+
+@needs_ray
+@pytest.mark.slow
+def test_two_machines_with_sqlite_are_refused_before_anything_is_made(here: Path) -> None:
+    with search_on_ray(here, "1+1", "--ray", "auto") as process:
+        _, err = process.communicate(timeout=100)
+    assert process.returncode == 2
+    assert "SQLite serves the processes of one machine, but the Ray cluster has 2" in err
+    assert not (here / "studies").exists()
