@@ -12,14 +12,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
+import toy
 from server import Server
 
 from nas.cli import main
 from nas.latency import threads_in
-from nas.ray_crew import check_storage, needs_of, room
-from nas.study import RunFailed, Study
+from nas.ray_crew import _Crew, check_storage, needs_of, room
+from nas.settings import Settings
+from nas.study import Outcome, RunFailed, Study
+from nas.study.worker import Worker
 
 ROOT = Path(__file__).parents[1]
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install ray")
@@ -94,6 +98,83 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys:
     assert "--ray needs Ray, which is not installed: pip install 'attention-placement-nas[ray]'" in (
         capsys.readouterr().err
     )
+
+
+class RayError(Exception):
+    pass
+
+
+class RayTaskError(RayError):
+    def __init__(self, cause: Exception) -> None:
+        super().__init__("a traceback of the cluster")
+        self.cause = cause
+
+
+class TaskCancelledError(RayError):
+    pass
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, ends: list[object]) -> list[object]:
+    """Put a Ray without processes in place of Ray, whose tasks end one after the other; return what was cancelled."""
+    cancelled: list[object] = []
+    left = iter(ends)
+
+    def get(reference: object) -> object:
+        end = next(left)
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+    def remote(**_options: object) -> Callable[[object], mock.Mock]:
+        task = mock.Mock()
+        task.options.return_value.remote.side_effect = lambda *_: object()
+        return lambda _: task
+
+    ray = mock.Mock(
+        remote=remote,
+        get=get,
+        wait=lambda references, **_: (references[:1], references[1:]),
+        cancel=lambda reference, **_: cancelled.append(reference),
+    )
+    errors = mock.Mock(RayError=RayError, RayTaskError=RayTaskError, TaskCancelledError=TaskCancelledError)
+    for name, module in {"ray": ray, "ray.exceptions": errors, "ray.util.scheduling_strategies": mock.Mock()}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return cancelled
+
+
+def watch(study: Study, workers: int, said: list[str]) -> Outcome:
+    settings = Settings(workers=workers, ray="auto")
+    with Worker(study.store) as watcher:
+        return _Crew(settings, study, watcher, said.append).watch(lambda _: None, lambda: False)
+
+
+def test_a_worker_that_the_study_refuses_does_not_end_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    refusal = RayTaskError(ValueError("here differs protocol.device"))
+    stand_in(monkeypatch, [refusal, Outcome(finished=5), refusal])
+    assert watch(toy.create(tmp_path), 3, said).finished == 5
+    assert said[:2] == [
+        "starting 3 workers on the Ray cluster",
+        "worker 1 cannot work: ValueError: here differs protocol.device",
+    ]
+
+
+def test_a_study_that_refuses_all_workers_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, [RayTaskError(ValueError(f"differs {number}")) for number in range(2)])
+    with pytest.raises(RunFailed, match="no worker .* could work to the end; the last one: ValueError: differs 1"):
+        watch(toy.create(tmp_path), 2, [])
+
+
+def test_workers_that_die_one_after_the_other_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    cancelled = stand_in(monkeypatch, [RayError("No memory. Buy some.")] * 100)
+    with pytest.raises(RunFailed, match="8 workers died, and no trial ended in between; the last one: .*: No memory$"):
+        watch(toy.create(tmp_path), 2, said)
+    again = "died; it is started again, and what it had in work is queued again: RayError: No memory"
+    assert [line.split(" ", 2)[2] for line in said[1:]] == [again] * 7
+    assert len(cancelled) > 0
 
 
 @pytest.fixture
