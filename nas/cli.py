@@ -8,14 +8,20 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import nas
+from nas.secret import hidden
+from nas.strict_json import LARGEST, short
 from nas.verbs import backbones, blocks, check, costs, dashboard, explain, export, report, retime, search, train, verify
 from nas.verbs.common import DONE
 
 FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 """Exit statuses; that of what went well is :data:`nas.verbs.common.DONE`."""
+STORAGE_VARIABLE = "NAS_STORAGE"
+"""The variable of the environment that names the database where ``--storage`` does not."""
+MOST_LETTERS = 2000
+"""Longest message; what is left out of a longer one is its middle."""
 _OF_A_STUDY: dict[str, ModuleType] = {
     "search": search,
     "report": report,
@@ -38,9 +44,24 @@ _MODULES = {**_OF_A_STUDY, **_OTHERS}
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage of thirty flags in front of it."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register("type", int, _integer)
+
     def error(self, message: str) -> NoReturn:
         verb = "" if " " in self.prog or "verb" in message else " search"  # whose flags may stand without it
-        self.exit(WRONG_USE, f"{self.prog}: {message}; {self.prog}{verb} --help lists what there is\n")
+        self.exit(WRONG_USE, f"{self.prog}: {_one_line(message)}; {self.prog}{verb} --help lists what there is\n")
+
+
+def _integer(text: str) -> int:
+    """Read an integer that every library takes; longer ones fail somewhere inside."""
+    value = int(text)
+    if abs(value) >= LARGEST:
+        raise argparse.ArgumentTypeError(f"an integer must be below 2**63, but got {short(text, 40)}")
+    return value
+
+
+_integer.__name__ = "int"  # argparse names it so where it refuses a value
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,7 +79,13 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--studies", metavar="DIR", default="studies", help="folder where studies land (default: studies)"
     )
-    common.add_argument("--storage", metavar="URL", help="database (default: sqlite:///DIR/studies.db)")
+    common.add_argument(
+        "--storage",
+        metavar="URL",
+        default=os.environ.get(STORAGE_VARIABLE) or None,
+        help=f"database (default: what the environment has as {STORAGE_VARIABLE}, which no list of processes shows; "
+        "else sqlite:///DIR/studies.db)",
+    )
     common.add_argument("--study", metavar="NAME", help="name of the study; the same name resumes it")
     for verb in _OF_A_STUDY.values():
         verb.add(verbs, common)
@@ -79,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
         words.insert(0, "search")
     arguments = parser().parse_args(words)
-    debug = arguments.debug
+    debug, urls = arguments.debug, [url for url in [getattr(arguments, "storage", None)] if url]
     try:
         return int(_MODULES[arguments.verb].run(arguments))
     except KeyboardInterrupt:
@@ -92,14 +119,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
     except Exception as error:
         if debug:
-            traceback.print_exc()
-        return _explain(error)
+            print(hidden(traceback.format_exc(), urls), file=sys.stderr, end="")
+        return _explain(error, urls)
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: Exception, urls: Sequence[str]) -> int:
     from nas.evaluation import EvaluationError
 
-    text = " ".join(str(error).split())
+    text = _one_line(str(error), urls)
     if isinstance(error, (ValueError, EvaluationError)):
         print(f"run_search.py: {text}", file=sys.stderr)
         return WRONG_USE
@@ -107,3 +134,11 @@ def _explain(error: Exception) -> int:
     hint = "" if known else f"{type(error).__name__}: "
     print(f"run_search.py: the run failed: {hint}{text}; --debug shows where", file=sys.stderr)
     return FAILED
+
+
+def _one_line(text: str, urls: Sequence[str] = ()) -> str:
+    """Return a message in one line, without passwords, and without signs that would move the terminal's cursor."""
+    text = " ".join(hidden(text, urls).split())
+    if len(text) > MOST_LETTERS:
+        text = f"{text[: MOST_LETTERS * 3 // 4]} ... {text[-MOST_LETTERS // 4 :]}"
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)

@@ -38,7 +38,7 @@ class Settings:
     budget: int = 50
     """Whole trainings that the study shall spend: one of each architecture, and shares of those that are stopped."""
     space: str | space.SearchSpace = "default"
-    """Name of a space of ``search_spaces``, or the path of a Python file with ``SPACE`` in it (which is executed)."""
+    """Name of a space of ``search_spaces``, or a file's path: JSON, or Python with ``SPACE`` in it, executed."""
     backbone: str | None = None
     """timm name of a backbone, instead of the space's own."""
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)

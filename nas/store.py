@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from nas.architecture import Architecture
 from nas.evaluation import Cost, Evaluation
+from nas.secret import shown
 from nas.seeds import Replicate
 
 SCHEMA_VERSION = "2"
@@ -84,12 +85,12 @@ def sqlite_path(url: str) -> Path | None:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError as error:
         raise StorageError(
-            f"storage must be a database URL such as sqlite:///studies/studies.db, but got {url!r}"
+            f"storage must be a database URL such as sqlite:///studies/studies.db, but got {shown(url)!r}"
         ) from error
     if parsed.get_backend_name() != "sqlite":
         return None
     if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
-        raise StorageError(f"storage must be a path, such as sqlite:///studies/studies.db, but got {url!r}")
+        raise StorageError(f"storage must be a path, such as sqlite:///studies/studies.db, but got {shown(url)!r}")
     return Path(parsed.database)
 
 
