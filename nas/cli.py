@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -20,6 +21,8 @@ FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
 """Exit statuses; that of what went well is :data:`nas.verbs.common.DONE`."""
 STORAGE_VARIABLE = "NAS_STORAGE"
 """The variable of the environment that names the database where ``--storage`` does not."""
+_NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
+"""What systems say of a path that can be none: that is wrong use, wherever it is found."""
 MOST_LETTERS = 2000
 """Longest message; what is left out of a longer one is its middle."""
 _OF_A_STUDY: dict[str, ModuleType] = {
@@ -127,7 +130,8 @@ def _explain(error: Exception, urls: Sequence[str]) -> int:
     from nas.evaluation import EvaluationError
 
     text = _one_line(str(error), urls)
-    if isinstance(error, (ValueError, EvaluationError)):
+    is_path = isinstance(error, OSError) and error.errno in _NO_PATH
+    if isinstance(error, (ValueError, EvaluationError)) or is_path:
         print(f"run_search.py: {text}", file=sys.stderr)
         return WRONG_USE
     known = type(error).__name__ in ("RunFailed", "TrainingFailed")

@@ -17,6 +17,7 @@ from nas.architecture import Architecture
 from nas.evaluation import Cost, Evaluation
 from nas.secret import shown
 from nas.seeds import Replicate
+from nas.strict_json import short
 
 SCHEMA_VERSION = "2"
 BUSY_TIMEOUT_SECONDS = 60
@@ -71,6 +72,10 @@ _WORKERS = sa.Table(
 )
 
 
+_SQLITE_QUERY = ("timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements")
+"""What may stand in the query of an SQLite URL."""
+
+
 class StorageError(ValueError):
     """The database cannot be used; the message says why."""
 
@@ -83,7 +88,7 @@ def sqlite_path(url: str) -> Path | None:
     """
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError as error:
+    except (sa.exc.ArgumentError, ValueError) as error:  # a port that is no number, for one
         raise StorageError(
             f"storage must be a database URL such as sqlite:///studies/studies.db, but got {shown(url)!r}"
         ) from error
@@ -91,6 +96,8 @@ def sqlite_path(url: str) -> Path | None:
         return None
     if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
         raise StorageError(f"storage must be a path, such as sqlite:///studies/studies.db, but got {shown(url)!r}")
+    if unknown := sorted(set(parsed.query) - set(_SQLITE_QUERY)):  # SQLAlchemy would warn, and pass it over
+        raise StorageError(f"SQLite takes {', '.join(_SQLITE_QUERY)} behind its path's ?, but not {short(unknown[0])}")
     return Path(parsed.database)
 
 

@@ -166,7 +166,8 @@ def read(path: str | Path) -> tuple[Architecture, dict[str, Any]]:
             )
         if expected > MOST[key]:
             raise ConfigError(f"{path}: {key} must be at most {MOST[key]}, but got {expected}")
-    return architecture, content
+    # With every field: those that were not there have their defaults, which whoever reads on relies on.
+    return architecture, {**content, "protocol": protocol.to_dict()}
 
 
 def load(path: str | Path) -> nn.Module:

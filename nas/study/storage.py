@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from nas.evaluation import first_line
 from nas.locks import default_folder
+from nas.secret import hidden, shown
 from nas.store import BUSY_TIMEOUT_SECONDS, StorageError, Store, check_ours, prepare_sqlite, sqlite_path
 
 LOCK_TIMEOUT_SECONDS = 120
@@ -153,6 +154,6 @@ def _open(url: str) -> tuple[optuna.storages.RDBStorage, Store]:
         if sqlite_path(url) is not None:
             _commit_quickly(storage.engine)
         return storage, Store(url)
-    except (sa.exc.SQLAlchemyError, ImportError, RuntimeError) as error:
-        shown = sa.make_url(url).render_as_string(hide_password=True)
-        raise StorageError(f"cannot use the database {shown}: {first_line(error)}") from error
+    except (sa.exc.SQLAlchemyError, ImportError, RuntimeError, TypeError) as error:  # TypeError: a query it cannot take
+        reason = hidden(first_line(error), [url])
+        raise StorageError(f"cannot use the database {shown(url)}: {reason}") from error
