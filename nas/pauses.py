@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from nas.packed import check_unpacked
+
 MOST_BYTES = 4 * 1024**3
 """So much is kept at most; the oldest go first."""
 
@@ -49,6 +51,7 @@ class Pauses:
     def get(self, key: str) -> dict[str, Any] | None:
         """Return the state of a training on the CPU; None where there is none that can be read."""
         try:
+            check_unpacked(self._path(key))
             state: dict[str, Any] = torch.load(self._path(key), map_location="cpu", weights_only=True)
         except Exception:  # torch and pickle have many ways to say that a file is damaged
             return None

@@ -8,7 +8,7 @@ from urllib.parse import unquote, unquote_plus
 
 HIDDEN = "***"
 """What stands in the place of a secret."""
-_URL = re.compile(r"(?P<head>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>[^\s'\"<>`]*)")
+_URL = re.compile(r"(?P<head>[A-Za-z][A-Za-z0-9+.-]{0,60}://)(?P<rest>[^\s'\"<>`]*)")
 _LEAST = 4
 """Shorter secrets are hidden where they stand, but not looked for elsewhere: they may be a part of any word."""
 _TELLING = re.compile("pass|pwd|key|secret|token|auth|cred", re.IGNORECASE)

@@ -74,6 +74,7 @@ LAYERS: dict[str, int] = {
     "nas.catalogue": 0,
     "nas.cost_table": 0,
     "nas.files": 0,
+    "nas.packed": 0,
     "nas.secret": 0,
     "nas.strict_json": 0,
     "nas.latency": 0,
