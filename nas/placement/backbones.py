@@ -228,22 +228,21 @@ def classifiers(model: nn.Module) -> list[nn.Module]:
 
 def _read(path: Path) -> Mapping[str, Tensor]:
     """Read a checkpoint without executing anything in it."""
+    if not path.is_file():
+        raise BackboneError(f"there is no checkpoint {str(path)[:200]}")
     try:
-        if not path.is_file():
-            raise FileNotFoundError
         check_unpacked(path)
+    except ValueError as error:
+        raise BackboneError(str(error)) from error
+    try:
         found: Mapping[str, Tensor] = load_state_dict(str(path), weights_only=True)
-        return found
-    except OSError as error:
-        raise BackboneError(f"there is no checkpoint {str(path)[:200]}") from error
     except Exception as error:  # the readers raise what their formats meet
-        if type(error) is ValueError and "is packed" in str(error):
-            raise BackboneError(str(error)) from error
         if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
             raise BackboneError(
                 f"{path} holds more than tensors, and reading it could run code; save the model's state_dict() instead"
             ) from error
         raise BackboneError(f"{path} is no checkpoint of torch or safetensors: {type(error).__name__}") from error
+    return found
 
 
 def _made_for(config: Mapping[str, Any], found: Mapping[str, Tensor]) -> dict[str, Any]:
