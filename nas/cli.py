@@ -123,13 +123,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             print(hidden(traceback.format_exc(), urls), file=sys.stderr, end="")
-        return _explain(error, urls)
+        return _explain(error, arguments.verb, urls)
 
 
-def _explain(error: Exception, urls: Sequence[str]) -> int:
+def _explain(error: Exception, verb: str, urls: Sequence[str]) -> int:
     from nas.evaluation import EvaluationError
 
-    text = _one_line(str(error), urls)
+    text = _one_line(_with_flag(str(error), verb) if isinstance(error, ValueError) else str(error), urls)
     is_path = isinstance(error, OSError) and error.errno in _NO_PATH
     if isinstance(error, (ValueError, EvaluationError)) or is_path:
         print(f"run_search.py: {text}", file=sys.stderr)
@@ -138,6 +138,15 @@ def _explain(error: Exception, urls: Sequence[str]) -> int:
     hint = "" if known else f"{type(error).__name__}: "
     print(f"run_search.py: the run failed: {hint}{text}; --debug shows where", file=sys.stderr)
     return FAILED
+
+
+def _with_flag(text: str, verb: str) -> str:
+    """Return a message about a setting with the flag of the verb in the place of the setting's name in Python."""
+    words, must, rest = text.partition(" must ")
+    (verbs,) = [each for each in parser()._actions if isinstance(each, argparse._SubParsersAction)]
+    flags = {each.dest: each.option_strings[-1] for each in verbs.choices[verb]._actions if each.option_strings}
+    flag = flags.get(words.replace(" ", "_"))
+    return f"{flag}{must}{rest}" if must and flag is not None else text
 
 
 def _one_line(text: str, urls: Sequence[str] = ()) -> str:

@@ -164,9 +164,18 @@ class Settings:
                 "only a backbone with trained weights can be frozen: give --pretrained, --checkpoint or --warm-start"
             )
         self._check_stopping()
+        self._check_protocol()
         assert self.limits is not None  # raises on limits that cannot be meant
         check_name(self.study_name)
         sqlite_path(self.storage_url)
+
+    def _check_protocol(self) -> None:
+        """Refuse now what the protocol would refuse once torch and the data are there."""
+        shared = {each.name for each in dataclasses.fields(Protocol)} & {each.name for each in dataclasses.fields(self)}
+        given = {name: getattr(self, name) for name in shared if getattr(self, name) is not None}
+        usual = {"epochs": max(1, self.average_epochs), "resolution": 1, "augmentation": "shift+flip", "weights": "-"}
+        fixed = {"data_hash": "", "split_seed": 0, "num_classes": 2, "channels": 1, "latency_runtime": self.runtime}
+        Protocol(**{**usual, **given, **fixed})
 
     def _check_stopping(self) -> None:
         rungs.check_risk(self.risk)
