@@ -23,10 +23,14 @@ from nas.database_errors import StorageError as StorageError  # its home is belo
 from nas.database_errors import words_for
 from nas.evaluation import first_line
 from nas.locks import default_folder, exclusive
+from nas.secret import shown
+from nas.strict_json import short
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_SQLITE_QUERY = ("timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements")
+"""What may stand in the query of an SQLite URL."""
 BUSY_TIMEOUT_SECONDS = 60
 """How long a connection waits for SQLite's write lock."""
 PATIENCE_SECONDS = 600.0
@@ -53,14 +57,16 @@ def sqlite_path(url: str) -> Path | None:
     """
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError as error:
+    except (sa.exc.ArgumentError, ValueError) as error:  # a port that is no number, for one
         raise StorageError(
-            f"storage must be a database URL such as sqlite:///studies/studies.db, but got {url!r}"
+            f"storage must be a database URL such as sqlite:///studies/studies.db, but got {shown(url)!r}"
         ) from error
     if parsed.get_backend_name() != "sqlite":
         return None
     if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
-        raise StorageError(f"storage must be a path, such as sqlite:///studies/studies.db, but got {url!r}")
+        raise StorageError(f"storage must be a path, such as sqlite:///studies/studies.db, but got {shown(url)!r}")
+    if unknown := sorted(set(parsed.query) - set(_SQLITE_QUERY)):  # SQLAlchemy would warn, and pass it over
+        raise StorageError(f"SQLite takes {', '.join(_SQLITE_QUERY)} behind its path's ?, but not {short(unknown[0])}")
     return Path(parsed.database)
 
 
@@ -121,11 +127,6 @@ def _is_known(table: str) -> bool:
     return table in ("studies", "trials", "version_info", "alembic_version") or table.startswith(
         ("study_", "trial_", "nas_", "sqlite_")
     )
-
-
-def without_password(url: str) -> str:
-    """Return a URL as it may be shown."""
-    return sa.make_url(url).render_as_string(hide_password=True)
 
 
 def engine_arguments(url: str, connections: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from nas.evaluation import EvaluationError
+from nas.packed import check_unpacked
 from nas.rungs import StoppedError
 
 MOST_BYTES = 4 * 1024**3
@@ -104,6 +105,7 @@ class Pauses:
     def get(self, key: str) -> dict[str, Any] | None:
         """Return the state of a training on the CPU; None where there is none that can be read."""
         try:
+            check_unpacked(self._path(key))
             content = memoryview(self._path(key).read_bytes())
             digest, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
             if digest != _digest(content):

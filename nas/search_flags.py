@@ -20,7 +20,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="as much training as N distinct architectures take (default: 50)",
     )
     ask.add_argument(
-        "--space", default="default", metavar="NAME_OR_PATH", help="search space; a path is Python and is executed"
+        "--space",
+        default="default",
+        metavar="NAME_OR_PATH",
+        help="search space: a name, a .json file, or a .py file, which is executed (default: default)",
     )
     ask.add_argument("--backbone", metavar="NAME", help="timm model, instead of the space's own")
     ask.add_argument(

@@ -40,7 +40,7 @@ class Settings:
     budget: int = 50
     """Whole trainings that the study shall spend: one of each architecture, and shares of those that are stopped."""
     space: str | space.SearchSpace = "default"
-    """Name of a space of ``search_spaces``, or the path of a Python file with ``SPACE`` in it (which is executed)."""
+    """Name of a space of ``search_spaces``, or a file's path: JSON, or Python with ``SPACE`` in it, executed."""
     backbone: str | None = None
     """timm name of a backbone, instead of the space's own."""
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -171,9 +171,18 @@ class Settings:
                 "only a backbone with trained weights can be frozen: give --pretrained, --checkpoint or --warm-start"
             )
         self._check_stopping()
+        self._check_protocol()
         assert self.limits is not None  # raises on limits that cannot be meant
         check_name(self.study_name)
         sqlite_path(self.storage_url)
+
+    def _check_protocol(self) -> None:
+        """Refuse now what the protocol would refuse once torch and the data are there."""
+        shared = {each.name for each in dataclasses.fields(Protocol)} & {each.name for each in dataclasses.fields(self)}
+        given = {name: getattr(self, name) for name in shared if getattr(self, name) is not None}
+        usual = {"epochs": max(1, self.average_epochs), "resolution": 1, "augmentation": "shift+flip", "weights": "-"}
+        fixed = {"data_hash": "", "split_seed": 0, "num_classes": 2, "channels": 1, "latency_runtime": self.runtime}
+        Protocol(**{**usual, **given, **fixed})
 
     def _check_stopping(self) -> None:
         rungs.check_risk(self.risk)

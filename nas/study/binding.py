@@ -13,6 +13,7 @@ import optuna
 from nas.limits import Limits
 from nas.protocol import Protocol
 from nas.space import ResolvedSpace
+from nas.strict_json import short
 
 METRICS = ("accuracy", "latency_ms")
 """Names of the two objectives: the first is maximised, the second minimised."""
@@ -25,6 +26,8 @@ SEARCH = "search"
 RUNGS = "rungs"
 """The attribute that says by which rungs trainings were stopped; a study is not bound to them."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names of devices in Windows, with any ending."""
 _MARK = "protocol_hash"
 """The attribute that is written last: a study without it was never finished being made, or is not ours."""
 
@@ -39,9 +42,15 @@ def check_name(name: str) -> None:
     Raises:
         StudyError: If it cannot.
     """
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         rule = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 100"
-        raise StudyError(f"a study's name must be {rule}, but got {name!r}")
+        kept = "" if not _NAME.fullmatch(name) else ", and no name that a system keeps to itself (con, nul ...)"
+        raise StudyError(f"a study's name must be {rule}{kept}, but got {short(name)}")
+
+
+def is_name(name: str) -> bool:
+    """Tell whether a study's name can also be the name of its folder, on every system."""
+    return _NAME.fullmatch(name) is not None and not _DEVICE.fullmatch(name) and not name.endswith(".")
 
 
 def bind(

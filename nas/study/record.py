@@ -21,7 +21,7 @@ from nas.limits import Limits
 from nas.protocol import Protocol
 from nas.seeds import Replicate, SeedNoise
 from nas.store import Store
-from nas.study.binding import INPUTS, LIMITS, RUNGS, SEARCH, StudyError, is_bound
+from nas.study.binding import INPUTS, LIMITS, RUNGS, SEARCH, StudyError, check_name, is_bound, is_name
 from nas.study.board import Board
 from nas.study.rows import make_row, noise_of
 from nas.study.sampler import Known
@@ -77,6 +77,7 @@ class Record:
             study = cls(name, url, storage, store)
             if not is_bound(study._study):
                 raise StudyError(f"study {name!r} was not made by this program")
+            check_name(name)  # somebody else may have written the database, and files land in a folder of that name
             return study
         except BaseException:
             close(storage, store)
@@ -306,7 +307,7 @@ class Record:
             found = type(self)(self._storage.get_study_name_from_id(number), self.url, self._storage, self.store)
         except KeyError:
             return None
-        return found if is_bound(found._study) else None
+        return found if is_bound(found._study) and is_name(found.name) else None
 
     def pulse(self) -> tuple[int, ...]:
         """Return counts of which one changes whenever something begins, ends or is trained again; cheap to ask."""

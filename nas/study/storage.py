@@ -19,8 +19,8 @@ from nas.database import (
     patient,
     prepare_sqlite,
     sqlite_path,
-    without_password,
 )
+from nas.secret import hidden, shown
 from nas.store import Store
 
 DATABASE_ERRORS = (sa.exc.SQLAlchemyError, optuna.exceptions.OptunaError, StorageError)
@@ -98,7 +98,7 @@ def connect_existing(url: str) -> tuple[optuna.storages.RDBStorage, Store]:
     try:
         with _reaching(url):
             if path is None and not store.is_there():
-                raise StorageError(f"no studies in the database {without_password(url)}; run a search first")
+                raise StorageError(f"no studies in the database {shown(url)}; run a search first")
             return _storage(url), store
     except BaseException:
         store.close()
@@ -170,6 +170,15 @@ def _store(url: str) -> Store:
         return Store(url)
 
 
+_CANNOT_OPEN = (
+    sa.exc.SQLAlchemyError,
+    optuna.exceptions.StorageInternalError,
+    ImportError,  # no driver
+    RuntimeError,  # tables of another version of Optuna
+    TypeError,  # something behind the question mark that the driver does not take
+)
+
+
 @contextmanager
 def _reaching(url: str) -> Iterator[None]:
     """Say which database it is that cannot be opened.
@@ -179,8 +188,15 @@ def _reaching(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, RuntimeError) as error:
-        raise StorageError(f"cannot use the database {without_password(url)}: {cause(error)}{_hint(url)}") from error
+    except (
+        sa.exc.SQLAlchemyError,
+        optuna.exceptions.StorageInternalError,
+        ImportError,
+        RuntimeError,
+        TypeError,
+    ) as error:
+        reason = hidden(cause(error), [url])  # TypeError: a query that a driver cannot take
+        raise StorageError(f"cannot use the database {shown(url)}: {reason}{_hint(url)}") from error
 
 
 def _hint(url: str) -> str:
