@@ -7,6 +7,7 @@ import socketserver
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -60,16 +61,24 @@ def app(study: Study, studies: str | Path, *, flags: Callable[[str], str], edita
     if editable:
         desk.store()
     dashboard = optuna_dashboard.wsgi(board, artifact_store=shelf)
-    dashboard.install(_improved)
+    dashboard.install(partial(_improved, dashboard))
     return Guard(dashboard, editable=editable, on_study=(lambda number: None) if editable else desk.refresh)
 
 
-def _improved(view: Callable[..., Any]) -> Callable[..., Any]:
-    """Sort an answer's plots by their ids, and say of a file that it is gone: a plugin of the dashboard's framework."""
-    from bottle import HTTPError  # the framework that optuna-dashboard is made with
+def _improved(dashboard: Any, view: Callable[..., Any]) -> Callable[..., Any]:
+    """Mend what the dashboard answers: a plugin of its framework.
+
+    An answer's plots are sorted by their ids, a file that is gone is said to be gone, and importances do not fail while
+    a search goes on.
+    """
+    from bottle import HTTPError, request  # the framework that optuna-dashboard is made with
 
     def answer(*args: Any, **kwargs: Any) -> Any:
         try:
+            if request.path.endswith("/param_importances"):
+                # The trials are kept for some seconds. Importances are those of the study as it is now, and fail where
+                # a trial that has ended since is the first one with some parameter.
+                dashboard._inmemory_cache.clear()
             found = view(*args, **kwargs)
         except FileNotFoundError as error:
             return HTTPError(404, f"the file of this artifact is gone: {error.filename or error}")
