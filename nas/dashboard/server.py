@@ -20,7 +20,7 @@ from nas.database import StorageError
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-    from nas.study import Study
+    from nas.study import Board, Study
 
 HOST = "127.0.0.1"
 """The dashboard has no password: it is not for other machines to see."""
@@ -61,11 +61,11 @@ def app(study: Study, studies: str | Path, *, flags: Callable[[str], str], edita
     if editable:
         desk.store()
     dashboard = optuna_dashboard.wsgi(board, artifact_store=shelf)
-    dashboard.install(partial(_improved, dashboard))
+    dashboard.install(partial(_improved, dashboard, board))
     return Guard(dashboard, editable=editable, on_study=(lambda number: None) if editable else desk.refresh)
 
 
-def _improved(dashboard: Any, view: Callable[..., Any]) -> Callable[..., Any]:
+def _improved(dashboard: Any, board: Board, view: Callable[..., Any]) -> Callable[..., Any]:
     """Mend what the dashboard answers: a plugin of its framework.
 
     An answer's plots are sorted by their ids, a file that is gone is said to be gone, and importances do not fail while
@@ -75,11 +75,14 @@ def _improved(dashboard: Any, view: Callable[..., Any]) -> Callable[..., Any]:
 
     def answer(*args: Any, **kwargs: Any) -> Any:
         try:
-            if request.path.endswith("/param_importances"):
-                # The trials are kept for some seconds. Importances are those of the study as it is now, and fail where
-                # a trial that has ended since is the first one with some parameter.
+            if not request.path.endswith("/param_importances"):
+                found = view(*args, **kwargs)
+            else:
+                # Trials are kept for some seconds, but read anew for this, which fails where one that has ended since
+                # is the first with some parameter.
                 dashboard._inmemory_cache.clear()
-            found = view(*args, **kwargs)
+                with board.still():
+                    found = view(*args, **kwargs)
         except FileNotFoundError as error:
             return HTTPError(404, f"the file of this artifact is gone: {error.filename or error}")
         if isinstance(found, dict) and "plotly_graph_objects" in found:
