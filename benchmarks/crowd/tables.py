@@ -56,7 +56,7 @@ def measured(rows: Sequence[dict[str, Any]]) -> None:
     names = "sampler, s/trial, database, processes, trials/s, of 1 on SQLite, lock ms, CPU ms, fewest, errors"
     print_table(names.split(", "), table)
     asked = sum(row["asked"] for row in rows)
-    loads = sorted({row["load"] for row in rows})
+    loads = sorted({row["load"] for row in rows}, key=lambda words: float(words.split()[1]))
     print(f"{len(rows)} runs, {asked} requests to the dashboard; {loads[0]} to {loads[-1]}")
 
 
