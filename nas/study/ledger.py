@@ -143,7 +143,7 @@ class Study(History):
         """
         self.store.put(self.architecture(trial), self.protocol_hash, evaluation)
         with self.lock():
-            frozen = self._trials()[trial.number]
+            frozen = self._now(trial)
             if frozen.state.is_finished():
                 alike = [other for other in self._trained() if id_of(other) == id_of(frozen)]
                 if alike and all(was_stopped(other) for other in alike):
@@ -163,7 +163,7 @@ class Study(History):
     def reject(self, trial: optuna.Trial, reason: str, cost: Counted) -> None:
         """Record that a trial's architecture costs more than is allowed and was not trained."""
         with self.lock():
-            if not self._trials()[trial.number].state.is_finished():
+            if not self._now(trial).state.is_finished():
                 trial.set_user_attr("reason", reason)
                 trial.set_user_attr("nominal_ms", cost.nominal_ms)
                 self._constrain(trial, cost)
@@ -176,7 +176,7 @@ class Study(History):
         """
         architecture = self.architecture(trial)
         with self.lock():
-            if self._trials()[trial.number].state.is_finished():
+            if self._now(trial).state.is_finished():
                 return
             finished = self.store.get(architecture, self.protocol_hash)
             if finished is not None:
@@ -218,7 +218,7 @@ class Study(History):
 
         What checks another trial is not queued: it is for those who asked to ask again. Call it under :meth:`lock`.
         """
-        frozen = self._trials()[trial.number]
+        frozen = self._now(trial)
         if checks(frozen):
             return
         others = self._trials(TrialState.WAITING, TrialState.RUNNING)
@@ -275,7 +275,7 @@ class Study(History):
 
     def requeue(self, trial: FrozenTrial | optuna.Trial, cause: str, noted: Mapping[str, Any] | None = None) -> None:
         """Fail a trial that was cut off and queue its architecture again. Call it under :meth:`lock`."""
-        if self._trials()[trial.number].state.is_finished():
+        if self._now(trial).state.is_finished():
             return
         self.retry(trial, noted)  # first, so that a crash here leaves one trial too many and not one too few
         self._end(trial.number, f"{INTERRUPTED}: {cause}")

@@ -159,6 +159,7 @@ def _next(
     stop: Callable[[], bool],
 ) -> tuple[optuna.Trial | None, Outcome | None]:
     """Start the next trial, or tell how the run ended; neither while other workers are at all that is left."""
+    study.catch_up()
     with study.lock() as lock:
         study.check_database()
         study.repair(worker)

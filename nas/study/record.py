@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+MANY = 8
+"""So many trials in work make it worth while to read what their workers did before the study's lock is taken."""
+
+
 class Record:
     """A study as readers need it. :meth:`open` opens one that exists."""
 
@@ -55,6 +59,7 @@ class Record:
         self.store = store
         self._storage = storage
         self._architectures: dict[str, Architecture] = {}
+        self._in_work = 0
         self._file = sqlite_path(url)
         self._inode = _inode(self._file) if self._file is not None else None
         # The study's own sampler is never asked: proposals come from nas.study.sampler.
@@ -229,7 +234,14 @@ class Record:
         """Return where the study stands, from one look at the database."""
         # The trials first, here and elsewhere: what another worker finishes is kept before its trial says so.
         trials = self._trials()
-        return tally(trials, self._evaluations(), self.protocol.epochs)
+        found = tally(trials, self._evaluations(), self.protocol.epochs)
+        self._in_work = found.running
+        return found
+
+    def catch_up(self) -> None:
+        """Read what other workers did since, if they are many: less is left to be read under the study's lock."""
+        if self._in_work >= MANY:
+            self._trials()
 
     def if_stopped(self, identifier: str, curve: Sequence[float], cost: Cost) -> list[Known]:
         """Return what would be known, were the training of an architecture in work stopped now."""
@@ -289,6 +301,10 @@ class Record:
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)
+
+    def _now(self, trial: FrozenTrial | optuna.Trial) -> FrozenTrial:
+        """Return one trial as it is now: to read all those of other workers for it takes longer, the more there are."""
+        return self._storage.get_trial(trial._trial_id)
 
     def seal(self) -> None:
         """Let the database refuse every change of Optuna's tables by way of this object, from now on."""

@@ -22,12 +22,13 @@ from nas.database import (
 )
 from nas.secret import hidden, shown
 from nas.store import Store
+from nas.study.sparing import SparingStorage
 
 DATABASE_ERRORS = (sa.exc.SQLAlchemyError, optuna.exceptions.OptunaError, StorageError)
 """What is raised where the database fails, and not what is evaluated."""
 
 
-class Storage(optuna.storages.RDBStorage):
+class Storage(SparingStorage):
     """Optuna's tables in a database that may be away for a while.
 
     Where the answer to a write is lost, the write is repeated: an attribute is set twice to the same, and a trial that
@@ -52,7 +53,7 @@ for _name in (
     "set_trial_system_attr",
     "set_trial_user_attr",
 ):
-    setattr(Storage, _name, patient(getattr(optuna.storages.RDBStorage, _name)))
+    setattr(Storage, _name, patient(getattr(SparingStorage, _name)))
 
 
 def connect(url: str) -> tuple[optuna.storages.RDBStorage, Store]:
