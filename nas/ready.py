@@ -14,7 +14,7 @@ from nas import devices, files
 from nas.command import command
 from nas.evaluation import EvaluationError
 from nas.settings import Settings, declared_space, made_for_data, make_protocol
-from nas.study import SEARCH, Chooser, Confirmation, Judge, Outcome, Study, confirm, run
+from nas.study import SEARCH, Chooser, Confirmation, Judge, Outcome, Study, confirm, reach, run
 
 if TYPE_CHECKING:
     import torch
@@ -107,6 +107,7 @@ def make_ready(settings: Settings, say: Say = lambda _: None, *, worker: int | N
         EvaluationError: If a block of the space cannot run at a stage.
     """
     declared = declared_space(settings)
+    reach(settings.storage_url)
     if settings.folder.exists():  # whoever resumes a search wants to see that it does; on a busy machine this is long
         say(f"going on with {settings.folder}: loading torch, timm and the data")
     from nas.evaluate import Evaluator  # torch and timm, once the cheap mistakes are ruled out

@@ -9,7 +9,7 @@ from nas.study.judge import Chooser, Judge
 from nas.study.ledger import Study
 from nas.study.loop import Outcome, RunFailed, run
 from nas.study.sampler import SAMPLERS, resolve_sampler
-from nas.study.storage import study_names
+from nas.study.storage import reach, study_names
 from nas.study.trials import Rejected, Stopped
 from nas.study.waiting import wait_for
 
@@ -32,6 +32,7 @@ __all__ = [
     "check_name",
     "confirm",
     "join",
+    "reach",
     "resolve_sampler",
     "run",
     "study_names",

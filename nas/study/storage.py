@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import optuna
 import sqlalchemy as sa
@@ -78,6 +78,17 @@ def connect(url: str) -> tuple[optuna.storages.RDBStorage, Store]:
         store.close()
         raise
     return storage, store
+
+
+def reach(url: str) -> None:
+    """Connect to a server once, so that one that cannot be reached is found before anything else is done.
+
+    Raises:
+        StorageError: If it cannot. Of a file it is found when that is opened.
+    """
+    if sqlite_path(url) is None:
+        with _reaching(url), closing(Store(url)) as store:
+            store.is_there()
 
 
 def connect_existing(url: str) -> tuple[optuna.storages.RDBStorage, Store]:

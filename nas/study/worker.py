@@ -53,12 +53,10 @@ class Worker:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        with contextlib.suppress(sa.exc.SQLAlchemyError):
-            self._store.forget(self.id)
         self._bury_the_dead()
         self._lock.release()
-        with contextlib.suppress(OSError):
-            os.unlink(_lock_path(self.id))
+        # Where the database is gone the file stays, which nobody holds: it tells that the worker is, too.
+        bury(self.id, self._store)
 
     def _bury_the_dead(self) -> None:
         """Remove what workers of this machine have left that were killed while they had no trial."""
@@ -163,10 +161,9 @@ def _holds_its_lock(worker: str) -> bool | None:
 
 def bury(worker: str, store: Store) -> None:
     """Remove what a dead worker has left behind."""
-    with contextlib.suppress(sa.exc.SQLAlchemyError):
+    with contextlib.suppress(sa.exc.SQLAlchemyError, OSError):
         store.forget(worker)
-    if worker.split(":")[0] == _host():
-        with contextlib.suppress(OSError):
+        if worker.split(":")[0] == _host():
             os.unlink(_lock_path(worker))
 
 
