@@ -256,9 +256,8 @@ class Study(History):
     def _repeat(self, trial: FrozenTrial) -> None:
         """Queue the architecture of a dead worker's trial again, unless it was the death of several."""
         deaths = trial.user_attrs.get(_DEATHS, 0) + 1
-        if trial.user_attrs.get("control") != BARE and self._is_deadly(
-            trial, deaths
-        ):  # all are compared with the bare one
+        is_bare = trial.user_attrs.get("control") == BARE  # all others are compared with it
+        if not is_bare and self._is_deadly(trial, deaths):
             self._end(trial.number, f"{deaths} workers, one after the other, died while they evaluated it")
         else:
             self.requeue(trial, f"its worker {trial.user_attrs.get('worker')} {_DIED}", {_DEATHS: deaths})

@@ -6,6 +6,7 @@ budget.
 
 from __future__ import annotations
 
+import datetime
 import errno
 import os
 import random
@@ -410,3 +411,26 @@ def test_a_folder_that_is_only_read(tmp_path_factory: pytest.TempPathFactory) ->
                     part in ended.stderr for part in ("writable", "able to write", "may be written", "cannot make")
                 ), ended.stderr
         check_mended(folder)
+
+
+def test_a_clock_that_is_moved_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials end before they began, and begin before the ones before them."""
+    study = toy.create(tmp_path)
+    run(study, toy.evaluate, space=toy.space(), budget=2, sampler="random")
+    now = datetime.datetime.now()
+
+    class Back(datetime.datetime):
+        hours = 0
+
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Back:
+            cls.hours += 1
+            return cls.fromtimestamp((now - datetime.timedelta(hours=cls.hours)).timestamp(), tz)
+
+    monkeypatch.setattr("optuna.storages._rdb.storage.datetime", Back)
+    run(study, toy.evaluate, space=toy.space(), budget=4, sampler="random")
+    assert Back.hours >= 2  # the ends of both
+    monkeypatch.undo()
+    write_files(study, tmp_path / "toy")
+    study.close()
+    check_mended(tmp_path)
