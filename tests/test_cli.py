@@ -57,9 +57,9 @@ def failing(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     captured = capsys.readouterr()
     assert status == 2
     assert captured.out == ""
-    assert captured.err.count("\n") == 1
-    assert "Traceback" not in captured.err
-    return captured.err
+    *before, last = captured.err.splitlines()
+    assert all(line.startswith(("going on with ", "trying every block ")) for line in before)
+    return last
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_read_only_database(
         return connect(f"file:{path}?mode=ro", uri=True)
 
     # The superuser may write whatever the file's mode says, so SQLite itself has to refuse.
-    monkeypatch.setattr("nas.store.sqlite3.connect", read_only)
+    monkeypatch.setattr("nas.database.sqlite3.connect", read_only)
     message = failing([*QUICK, "--study", "toy"], capsys)
     assert "cannot write the database studies/studies.db: attempt to write a readonly database" in message
 

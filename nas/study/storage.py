@@ -81,14 +81,18 @@ def connect(url: str) -> tuple[optuna.storages.RDBStorage, Store]:
 
 
 def reach(url: str) -> None:
-    """Connect to a server once, so that one that cannot be reached is found before anything else is done.
+    """Look once whether a database can be used, so that it is found before anything else is done; nothing is written.
 
     Raises:
-        StorageError: If it cannot. Of a file it is found when that is opened.
+        StorageError: If a server cannot be reached, or a file is no database or that of another program.
     """
-    if sqlite_path(url) is None:
+    path = sqlite_path(url)
+    if path is None:
         with _reaching(url), closing(Store(url)) as store:
             store.is_there()
+    elif path.is_file():
+        with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS)) as connection:
+            check_ours(connection, path)
 
 
 def connect_existing(url: str) -> tuple[optuna.storages.RDBStorage, Store]:

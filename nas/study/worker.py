@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 from types import TracebackType
@@ -136,10 +137,12 @@ def watched(store: Store) -> Watch:
     """
     watch = Watch(store)
     watch.look()
-    for _ in range(SURE_LOOKS):
+    for look in range(SURE_LOOKS):
         signs = store.signs().items()
         if not any(abs(sign.silent_seconds) > GRACE_SECONDS and _holds_its_lock(each) is None for each, sign in signs):
             break
+        if look == 0:
+            print(f"watching the workers of other machines for {SURE_LOOKS * BEAT_SECONDS:.0f} s", file=sys.stderr)
         time.sleep(BEAT_SECONDS)
         watch.look()
     return watch

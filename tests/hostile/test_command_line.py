@@ -280,9 +280,10 @@ def files_in(sandbox: Path) -> dict[str, int | None]:
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     """Cut off what takes time: training, timing, drawing, serving, and loading the same images again and again."""
-    from nas import backbones, costs, data, placement, report, run, timing, trainer
+    from nas import backbones, costs, data, placement, ready, report, run, timing, trainer, work
     from nas.dashboard import server
     from nas.export import folder
+    from nas.study import waiting
     from nas.train import full
 
     stub = Stub()
@@ -294,8 +295,10 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
         return (kept if usual else load)(source, **given)
 
     monkeypatch.setattr(data, "load", load_once)
-    monkeypatch.setattr(run, "_check_all", lambda *_: None)
-    monkeypatch.setattr(run._Ready, "time_reference", stub)
+    monkeypatch.setattr(ready, "_check_all", lambda *_: None)
+    monkeypatch.setattr(ready.Ready, "time_reference", stub)
+    monkeypatch.setattr(waiting.time, "sleep", stub)
+    monkeypatch.setattr(work, "reopen", stub)
     monkeypatch.setattr(run, "write_files", stub.nothing)
     monkeypatch.setattr(report, "write_pictures", lambda *_: stub.nothing() or [])
     monkeypatch.setattr(trainer.Trainer, "train", stub)
@@ -336,13 +339,13 @@ def check_command(words: list[str], begun: Path, sandbox: Path, stub: Stub, monk
     assert not (here / "executed").exists()
     assert "s3cret" not in out.getvalue() + said, words
     assert not [name for name in files_in(sandbox) if name.endswith(".tmp") or ".nas-export-" in name], words
-    if status in (1, 2):
+    if status == 2 or (status == 1 and "doctor" not in words):  # which says that something is wrong with a study
         last = said.splitlines()[-1]
         assert last.startswith("run_search.py"), (words, said)
         assert len(last) < 2600, words
         assert "stub: " in last or not stub.reached or status == 1 or "--debug" in words, (words, said)
     if status == 2 and not stub.reached:
-        assert len(said.splitlines()) <= 2 or "--debug" in words, (words, said)
+        assert len(said.splitlines()) <= 4 or "--debug" in words, (words, said)
         assert "Traceback" not in said or "--debug" in words
         assert files_in(sandbox) == before, words
 

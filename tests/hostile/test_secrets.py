@@ -94,9 +94,9 @@ def test_no_verb_shows_it(here: Path, capsys: pytest.CaptureFixture[str], verb: 
 def test_a_search_does_not_show_it(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
-    from nas import run
+    from nas import ready
 
-    monkeypatch.setattr(run, "_check_all", lambda *_: None)  # what comes before the database, and takes long
+    monkeypatch.setattr(ready, "_check_all", lambda *_: None)  # what comes before the database, and takes long
     quick = ["--limit", "300", "--resolution", "16", "--epochs", "1"]
     assert cli.main([*quick, "--debug", "--storage", url]) == 2
     assert b"s3cret" not in everything(here, capsys)
