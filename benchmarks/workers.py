@@ -34,7 +34,7 @@ def search(arguments: argparse.Namespace, workers: int, folder: Path) -> tuple[f
         device=arguments.device,
         sampler="random",  # the same architectures, whatever is finished first
         repeats=0,
-        workers_per_device=workers,
+        workers=workers,
         studies=str(folder / str(workers)),
     )
     study = run.search(settings).study

@@ -190,7 +190,7 @@ def search(
         return Found(run.search(asked).study, asked.folder)
     bar = Progress(budget)
     try:
-        found = run.search(asked, on_start=bar.start, on_trial=bar.update, on_replicate=bar.replicate)
+        found = run.search(asked, on_event=bar.say, on_start=bar.start, on_trial=bar.update, on_replicate=bar.replicate)
     finally:
         bar.close()
     return Found(found.study, asked.folder)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from nas import strict_json
 from nas.attention import BLOCKS, INITS, spec_of
 from nas.attention.options import OptionValue, nearest, options_text
 from nas.attention.widths import is_int
+from nas.strict_json import short
 
 SCHEMA = 1
 """Version of the JSON form; a reader refuses a version that it does not know."""
@@ -163,8 +166,8 @@ class Architecture:
             raise ValueError(f"backbone must be the name of a timm model, but got {self.backbone!r}")
         ordered = tuple(sorted(self.placements, key=lambda placement: (placement.stage, placement.position)))
         sites = [(placement.stage, placement.position) for placement in ordered]
-        for site in sites:
-            if sites.count(site) > 1:
+        for site, following in itertools.pairwise(sites):
+            if site == following:
                 raise ValueError(f"at most one block may stand at a stage and position, but got two at {site}")
         object.__setattr__(self, "placements", ordered)
 
@@ -222,14 +225,14 @@ class Architecture:
         Raises:
             ValueError: On a key that is unknown or missing, a wrong type, an unknown block or an impossible option.
         """
-        content = _object(data, "architecture", required=("schema", "backbone", "placements"))
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"schema must be {SCHEMA}, but got {content['schema']!r}")
+        content = json_object(data, "architecture", required=("schema", "backbone", "placements"))
+        if content["schema"] != SCHEMA or not is_int(content["schema"]):
+            raise ValueError(f"schema must be {SCHEMA}, but got {short(content['schema'])}")
         if not isinstance(content["placements"], list):
-            raise ValueError(f"placements must be a list, but got {content['placements']!r}")
+            raise ValueError(f"placements must be a list, but got {short(content['placements'])}")
         placements = []
         for number, item in enumerate(content["placements"]):
-            keys = _object(item, f"placement {number}", ("stage", "block"), ("options", "position", "init"))
+            keys = json_object(item, f"placement {number}", ("stage", "block"), ("options", "position", "init"))
             placements.append(Placement(**keys))
         return cls(backbone=content["backbone"], placements=tuple(placements))
 
@@ -241,8 +244,8 @@ class Architecture:
             ValueError: On text that is not JSON, and as :meth:`from_dict`.
         """
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
+            data = strict_json.loads(text)
+        except strict_json.JsonError as error:
             raise ValueError(f"an architecture must be JSON, but {error}") from error
         return cls.from_dict(data)
 
@@ -251,14 +254,19 @@ class Architecture:
         return "; ".join(placement.describe() for placement in self.placements) or "bare backbone"
 
 
-def _object(data: object, what: str, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return ``data`` if it is a JSON object with exactly the known keys."""
+def json_object(data: object, what: str, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return ``data`` if it is a JSON object with exactly the known keys.
+
+    Raises:
+        ValueError: If it is none, or on a key that is unknown or missing; ``what`` names it in the message.
+    """
     if not isinstance(data, dict):
-        raise ValueError(f"{what} must be a JSON object, but got {data!r}")
+        raise ValueError(f"{what} must be a JSON object, but got {short(data)}")
     known = required + optional
     for key in data:
         if key not in known:
-            raise ValueError(f"{what} has the unknown key {key!r}{nearest(key, known)}; known: {', '.join(known)}")
+            hint = nearest(key, known)
+            raise ValueError(f"{what} has the unknown key {short(key)}{hint}; known: {', '.join(known)}")
     for key in required:
         if key not in data:
             raise ValueError(f"{what} lacks the key {key!r}; needed: {', '.join(required)}")

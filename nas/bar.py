@@ -28,7 +28,7 @@ class Progress:
         from nas.files import Sparing
 
         if words := _busy():
-            print(words, file=sys.stderr)
+            self.say(words)
         self._bar = tqdm(total=self._budget, initial=self._spent(study), unit="training", smoothing=0.1)
         self._describe = Sparing(lambda: self._bar.set_postfix_str(_state(study), refresh=False))
 
@@ -40,9 +40,15 @@ class Progress:
     def _spent(self, study: Study) -> int:
         return min(int(study.tally().spent), self._budget)
 
+    def say(self, words: str) -> None:
+        """Say a line above the bar, so that neither spoils the other."""
+        if self._bar is None:
+            print(words, file=sys.stderr)
+        else:
+            self._bar.write(words, file=sys.stderr)
+
     def replicate(self, architecture: Architecture, replicate: Replicate) -> None:
-        words = f"again with seed {replicate.seed}: {replicate.accuracy:.1%}, {architecture.describe()}"
-        self._bar.write(words, file=sys.stderr)
+        self.say(f"again with seed {replicate.seed}: {replicate.accuracy:.1%}, {architecture.describe()}")
 
     def close(self) -> None:
         if self._bar is not None:

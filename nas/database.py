@@ -18,12 +18,19 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 import sqlalchemy as sa
 
+from nas.backup import cannot_read
+from nas.database_errors import StorageError as StorageError  # its home is below all that may raise it
+from nas.database_errors import words_for
 from nas.evaluation import first_line
 from nas.locks import default_folder, exclusive
+from nas.secret import shown
+from nas.strict_json import short
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_SQLITE_QUERY = ("timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements")
+"""What may stand in the query of an SQLite URL."""
 BUSY_TIMEOUT_SECONDS = 60
 """How long a connection waits for SQLite's write lock."""
 PATIENCE_SECONDS = 600.0
@@ -42,10 +49,6 @@ LOCK_SESSION = ("tcp_keepalives_idle = 30", "tcp_keepalives_interval = 10", "tcp
 """What a session of PostgreSQL is told that may hold a lock: a machine that lost its power would hold it for hours."""
 
 
-class StorageError(ValueError):
-    """The database cannot be used; the message says why."""
-
-
 def sqlite_path(url: str) -> Path | None:
     """Return the file of an SQLite URL, or None for another database.
 
@@ -54,14 +57,16 @@ def sqlite_path(url: str) -> Path | None:
     """
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError as error:
+    except (sa.exc.ArgumentError, ValueError) as error:  # a port that is no number, for one
         raise StorageError(
-            f"storage must be a database URL such as sqlite:///studies/studies.db, but got {url!r}"
+            f"storage must be a database URL such as sqlite:///studies/studies.db, but got {shown(url)!r}"
         ) from error
     if parsed.get_backend_name() != "sqlite":
         return None
     if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
-        raise StorageError(f"storage must be a path, such as sqlite:///studies/studies.db, but got {url!r}")
+        raise StorageError(f"storage must be a path, such as sqlite:///studies/studies.db, but got {shown(url)!r}")
+    if unknown := sorted(set(parsed.query) - set(_SQLITE_QUERY)):  # SQLAlchemy would warn, and pass it over
+        raise StorageError(f"SQLite takes {', '.join(_SQLITE_QUERY)} behind its path's ?, but not {short(unknown[0])}")
     return Path(parsed.database)
 
 
@@ -100,18 +105,28 @@ def check_ours(connection: sqlite3.Connection, path: Path, *, used: bool = False
     try:
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.OperationalError as error:
-        raise StorageError(f"cannot read the database {path}: {error}") from error
+        raise StorageError(cannot_read(path, error)) from error
     except sqlite3.DatabaseError as error:
+        if "malformed" in str(error):
+            raise StorageError(words_for(error, f"sqlite:///{path}") or str(error)) from error
         raise StorageError(f"{path} is not an SQLite database ({error}); give another with --storage") from error
-    needed = {"studies", "trials", "nas_meta"} if used else {"studies", "trials"} if tables else set()
-    if not needed <= tables:
+    is_begun = all(_is_known(table) for table in tables)  # or empty: whatever table is missing will be made
+    if used and is_begun and "nas_meta" not in tables and not _has_studies(connection, tables):
+        raise StorageError(f"{path} was cut off while it was made, and holds nothing yet; run the search again")
+    if not (is_begun or {"studies", "trials"} <= tables) or (used and "nas_meta" not in tables):
         some = ", ".join(sorted(tables)[:3]) or "none"
         raise StorageError(f"{path} is a database of something else (tables: {some}); give another with --storage")
 
 
-def without_password(url: str) -> str:
-    """Return a URL as it may be shown."""
-    return sa.make_url(url).render_as_string(hide_password=True)
+def _has_studies(connection: sqlite3.Connection, tables: set[str]) -> bool:
+    return "studies" in tables and connection.execute("SELECT 1 FROM studies").fetchone() is not None
+
+
+def _is_known(table: str) -> bool:
+    """Tell whether a table is one of Optuna's, of ours or of SQLite's, by its name."""
+    return table in ("studies", "trials", "version_info", "alembic_version") or table.startswith(
+        ("study_", "trial_", "nas_", "sqlite_")
+    )
 
 
 def engine_arguments(url: str, connections: int) -> dict[str, Any]:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import timm
 import torch
-from torch import nn
 
 from nas.architecture import Architecture
-from nas.evaluation import Cost, Evaluation, wilson_interval
+from nas.evaluation import Cost, Counted, Evaluation, wilson_interval
 from nas.latency import lock_name
 from nas.limits import BeyondLimitsError, Limits
 from nas.locks import DeviceLock
-from nas.pauses import Pauses
-from nas.proxy import Curve
+from nas.pauses import Pause, Pauses
 from nas.store import Store
 from nas.timing import CachedTimer, Timer
 from nas.trainer import Trainer, within_memory
@@ -38,6 +37,8 @@ class Evaluator:
         limits: Limits | None = None,
         stop_rule: StopRule | None = None,
         pauses: Pauses | None = None,
+        *,
+        keeps_stopped: bool = True,
     ) -> None:
         """Name the lock of the trainer's device.
 
@@ -46,11 +47,13 @@ class Evaluator:
             store: The cache.
             timer: Measures what an architecture costs; by default on the trainer's device.
             limits: What an architecture may cost at most. The bare backbone may cost anything: all others are compared
-                with it.
+                with it. Where counting is enough to tell, what costs more is not even timed.
             stop_rule: Stops trainings that are not worth going on with; by default none is stopped.
-            pauses: Where stopped trainings are kept, to go on from there; by default they would begin anew.
+            pauses: Where trainings are kept that are cut off, to go on from there; by default they would begin anew.
+            keeps_stopped: Whether what the stop rule stops may be taken up again, rather than being stopped for good.
         """
         self._pauses = pauses
+        self._keeps_stopped = keeps_stopped
         self._stop_rule = stop_rule
         self._trainer = trainer
         self._costs = CachedTimer(timer or Timer(trainer), store, trainer.protocol.latency_hash)
@@ -73,16 +76,24 @@ class Evaluator:
             evaluation = self._costs.referred(architecture, evaluation)
             self._check(architecture, evaluation)
             return evaluation
-        evaluation = within_memory(lambda: self._measure(architecture), self._trainer)
-        self._store.put(architecture, self._protocol.hash, evaluation)
+        with self._place(architecture) as pause:  # forgotten once the evaluation is kept, and not before
+            evaluation = within_memory(lambda: self._measure(architecture, pause), self._trainer)
+            self._store.put(architecture, self._protocol.hash, evaluation)
         return evaluation
+
+    def _place(self, architecture: Architecture) -> AbstractContextManager[Pause | None]:
+        """Return the place in which the training of an architecture is kept."""
+        if self._pauses is None:
+            return nullcontext()
+        return self._pauses.of(f"{architecture.id}-{self._protocol.hash}", keeps_stopped=self._keeps_stopped)
 
     def time_reference(self, backbone: str) -> None:
         """Time a bare backbone, unless that was done: to be called before other processes begin to use the machine."""
         within_memory(lambda: self._costs(Architecture(backbone=backbone)), self._trainer)
 
-    def _measure(self, architecture: Architecture) -> Evaluation:
-        cost = self._costs(architecture)
+    def _measure(self, architecture: Architecture, pause: Pause | None) -> Evaluation:
+        # Only where counting tells it all: Optuna's models want every limit's excess of every trial, or none.
+        cost = self._costs(architecture, None if self._limits.need_clock else partial(self._check, architecture))
         self._check(architecture, cost)
         with self._lock.training():  # no timing meanwhile
             model = self._trainer.build(architecture)
@@ -91,7 +102,7 @@ class Evaluator:
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(self._device)
         on_epoch = self._stop_rule(architecture, cost, len(self._trainer.data.val)) if self._stop_rule else None
-        curve = self._train(architecture, model, on_epoch)
+        curve = self._trainer.train(model, on_epoch=on_epoch, turn=self._lock.training, pause=pause)
         accuracy = curve.accuracies[-1]
         low, high = wilson_interval(accuracy, len(self._trainer.data.val))
         return Evaluation(
@@ -110,24 +121,7 @@ class Evaluator:
             versions=versions(),
         )
 
-    def _train(
-        self, architecture: Architecture, model: nn.Module, on_epoch: Callable[[int, float], None] | None
-    ) -> Curve:
-        """Train a model, from where its training was stopped if it was."""
-        if self._pauses is None:
-            return self._trainer.train(model, on_epoch=on_epoch, turn=self._lock.training)
-        key = f"{architecture.id}-{self._protocol.hash}"
-        curve = self._trainer.train(
-            model,
-            on_epoch=on_epoch,
-            turn=self._lock.training,
-            saved=partial(self._pauses.get, key),
-            on_stop=partial(self._pauses.put, key),
-        )
-        self._pauses.drop(key)
-        return curve
-
-    def _check(self, architecture: Architecture, cost: Cost) -> None:
+    def _check(self, architecture: Architecture, cost: Counted) -> None:
         """Raise BeyondLimitsError if an architecture with blocks costs more than is allowed."""
         if architecture.placements and any(excess > 0 for excess in self._limits.excess(cost).values()):
             raise BeyondLimitsError(self._limits, cost)

@@ -58,13 +58,9 @@ class Latency:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
-    """All that is measured on an architecture without training it."""
+class Counted:
+    """All that is known of an architecture without running it."""
 
-    latency: Latency
-    """The measured latency."""
-    reference_ms: float
-    """Latency of the bare backbone in ms, measured once for all architectures under the protocol."""
     parameters: int
     """Number of trainable and frozen parameters."""
     macs: int
@@ -73,6 +69,16 @@ class Cost:
     """Bytes that one forward pass needs at most: the weights, and what is alive beside them. Counted, not measured."""
     nominal_ms: float
     """Deterministic estimate of the latency from counted operations; guides the sampler, never reported as latency."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost(Counted):
+    """All that is counted and measured on an architecture without training it."""
+
+    latency: Latency
+    """The measured latency."""
+    reference_ms: float
+    """Latency of the bare backbone in ms, measured once for all architectures under the protocol."""
 
     @property
     def latency_ms(self) -> float:

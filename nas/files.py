@@ -71,5 +71,9 @@ def replace(path: str | Path, content: bytes) -> None:
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # and not the name that was to be renamed
     finally:
         temporary.unlink(missing_ok=True)

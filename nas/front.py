@@ -223,10 +223,9 @@ def _trial(rows: list[Row], number: int) -> Row:
     for row in rows:
         if row.trial == number:
             return row
-    known = sorted(sorted(row.trial for row in rows), key=lambda trial: abs(trial - number))[:8]
-    raise ValueError(
-        f"no finished trial has the number {number}; the nearest ones: {', '.join(map(str, sorted(known)))}"
-    )
+    known = sorted(sorted(row.trial for row in rows), key=lambda trial: abs(trial - number))[:3]
+    nearest = ", ".join(map(str, sorted(known)))
+    raise ValueError(f"no finished trial has the number {number}; {len(rows)} have finished, the nearest: {nearest}")
 
 
 def _within(rows: list[Row], value: Callable[[Row], float], limit: float, words: Callable[[float], str]) -> Row:

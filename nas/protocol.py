@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nas.strict_json import short
+
 OPTIMIZERS = ("sgd", "adamw")
 PRECISIONS = ("float32", "bfloat16")
 RUNTIMES = ("eager", "compile", "onnxruntime")
@@ -147,12 +149,14 @@ class Protocol:
         """Read back what :meth:`to_dict` wrote.
 
         Raises:
-            ValueError: If a field is unknown or missing.
+            ValueError: If a field is unknown or missing, or its value of another kind.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(fields) - known)
         if unknown:
-            raise ValueError(f"unknown protocol field {unknown[0]!r}; known: {', '.join(sorted(known))}")
+            raise ValueError(f"unknown protocol field {short(unknown[0])}; known: {', '.join(sorted(known))}")
+        for name, value in fields.items():
+            _check_kind(name, value, str(cls.__dataclass_fields__[name].type))
         try:
             return cls(**fields)
         except TypeError as error:
@@ -193,6 +197,18 @@ _TIMED = ("num_classes", "channels", "model_kwargs", "channels_last", "seed", "s
 def _hash(fields: dict[str, Any]) -> str:
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+_KINDS: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
+
+
+def _check_kind(name: str, value: object, annotation: str) -> None:
+    """Raise unless a value is of the kind that a field is annotated with; what is checked elsewhere passes."""
+    kinds = annotation.split(" | ")
+    if kinds[0] not in _KINDS or (value is None and "None" in kinds):
+        return
+    if not isinstance(value, _KINDS[kinds[0]]) or (isinstance(value, bool) and kinds[0] != "bool"):
+        raise ValueError(f"{name} must be {annotation}, but got {short(value)}")
 
 
 def _is_json(value: object) -> bool:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +21,9 @@ from torch import nn
 from nas import batches, optimizer
 from nas.data import SearchData, Split
 from nas.evaluation import OUT_OF_MEMORY, EvaluationError, first_line
+from nas.pauses import Pause
 from nas.protocol import Protocol
-from nas.rungs import StoppedError
+from nas.standing import Standing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,7 @@ def train(
     blocks: Iterable[nn.Module] = (),
     on_epoch: Callable[[int, float], None] | None = None,
     turn: Callable[[], AbstractContextManager[object]] = nullcontext,
-    saved: Callable[[], Mapping[str, Any] | None] | None = None,
-    on_stop: Callable[[dict[str, Any]], None] | None = None,
+    pause: Pause | None = None,
 ) -> Curve:
     """Train a model on the training split, in place, and validate it after each epoch.
 
@@ -63,10 +62,9 @@ def train(
         blocks: Modules of the model whose learning rate is ``block_lr_factor`` times that of the rest.
         on_epoch: Called after each epoch with its number, from 1, and the val accuracy. What it raises ends the run.
         turn: Makes the context that each epoch runs in, so that others get the device between epochs.
-        saved: Returns the state of a training with equal arguments that was stopped, or None. It goes on as if it had
-            not been; of its epochs ``on_epoch`` is told once more. A state that is not of this model is left alone.
-        on_stop: Called with that state where ``on_epoch`` raises :class:`nas.rungs.StoppedError`, before it is raised
-            further. It holds the training's own tensors: to be written down at once.
+        pause: Where the training is kept from time to time, and where :class:`nas.rungs.StoppedError` stops it. If an
+            equal one was kept there it goes on from that, as if it had never been cut off; of its epochs ``on_epoch``
+            is told once more. What is not of this model is left alone.
 
     Raises:
         EvaluationError: If the loss or the outputs become infinite or NaN, the memory does not suffice, or the model is
@@ -75,7 +73,7 @@ def train(
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(protocol.seed)  # dropout and stochastic depth
-            return _train(model, data, protocol, device, list(blocks), on_epoch, turn, saved, on_stop)
+            return _train(model, data, protocol, device, list(blocks), on_epoch, turn, pause)
     except RuntimeError as error:
         if is_out_of_memory(error):
             size = f"batch size {protocol.batch_size} at {protocol.resolution}x{protocol.resolution}"
@@ -98,8 +96,7 @@ def _train(
     blocks: list[nn.Module],
     on_epoch: Callable[[int, float], None] | None,
     turn: Callable[[], AbstractContextManager[object]],
-    saved: Callable[[], Mapping[str, Any] | None] | None,
-    on_stop: Callable[[dict[str, Any]], None] | None,
+    pause: Pause | None,
 ) -> Curve:
     model.to(device).to(memory_format=batches.memory_format(protocol))
     forward = _compiled(model) if protocol.compile else model
@@ -110,10 +107,9 @@ def _train(
     count = len(data.train)
     batch_size = min(protocol.batch_size, count)
     steps = count // batch_size  # the last, incomplete batch is dropped: other images are in it each epoch
-    run = _Run(model, stepper, average, generator, device, turn, on_epoch, on_stop)
-    accuracies, losses, seconds = run.go_on(saved)
+    standing = Standing(model, stepper, average, generator, device, turn, on_epoch, pause, protocol.epochs)
 
-    for epoch in range(len(accuracies) + 1, protocol.epochs + 1):
+    for epoch in range(standing.take_up() + 1, protocol.epochs + 1):
         with turn():
             started = time.perf_counter()
             model.train()
@@ -135,83 +131,18 @@ def _train(
                     group["lr"] = protocol.learning_rate * group["factor"] * share
                 stepper.step()
                 total_loss += loss.detach()
-            losses.append(float(total_loss) / steps)  # the one wait for the device, and so the one look at the loss
-            if not math.isfinite(losses[-1]):
+            standing.losses.append(
+                float(total_loss) / steps
+            )  # the one wait for the device, and so the one look at the loss
+            if not math.isfinite(standing.losses[-1]):
                 raise EvaluationError(f"non-finite loss in epoch {epoch}")
             average.after(epoch)
             calibrate(model, data.train.images[order[: protocol.calibration_images]], data, protocol)
-            accuracies.append(accuracy(model, data.val, data, protocol))
-            seconds += time.perf_counter() - started
-        run.tell(accuracies, losses, seconds)
+            standing.accuracies.append(accuracy(model, data.val, data, protocol))
+            standing.seconds += time.perf_counter() - started
+        standing.end_epoch()
 
-    return Curve(accuracies=tuple(accuracies), losses=tuple(losses), seconds=seconds)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What changes in a training from epoch to epoch, and who is told of it."""
-
-    model: nn.Module
-    stepper: torch.optim.Optimizer
-    average: optimizer.Average
-    generator: torch.Generator
-    device: torch.device
-    turn: Callable[[], AbstractContextManager[object]]
-    on_epoch: Callable[[int, float], None] | None
-    on_stop: Callable[[dict[str, Any]], None] | None
-
-    def tell(self, accuracies: list[float], losses: list[float], seconds: float) -> None:
-        """Tell that an epoch has ended and, if that stops the training, where it stands."""
-        if self.on_epoch is None:
-            return
-        try:
-            self.on_epoch(len(accuracies), accuracies[-1])
-        except StoppedError:
-            if self.on_stop is not None:
-                with self.turn():
-                    self.on_stop(self._state(accuracies, losses, seconds))
-            raise
-
-    def go_on(self, saved: Callable[[], Mapping[str, Any] | None] | None) -> tuple[list[float], list[float], float]:
-        """Take up what was saved, if it is of this model; return accuracies, losses and seconds until then."""
-        state = saved() if saved is not None else None
-        if state is None or not self._fits(state):
-            return [], [], 0.0
-        with self.turn():
-            self.model.load_state_dict(state["model"])
-            self.stepper.load_state_dict(state["optimizer"])
-            self.average.load(state["average"])
-            self.generator.set_state(state["generator"])
-            torch.set_rng_state(state["random"])
-            if state["random_cuda"] is not None:
-                torch.cuda.set_rng_state(state["random_cuda"], self.device)
-        accuracies, losses, seconds = list(state["accuracies"]), list(state["losses"]), float(state["seconds"])
-        # Whoever looks at the epochs may not know yet that it stopped this training: it was killed as it wrote it down.
-        for count in range(1, len(accuracies) + 1):
-            self.tell(accuracies[:count], losses[:count], seconds)
-        return accuracies, losses, seconds
-
-    def _state(self, accuracies: list[float], losses: list[float], seconds: float) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.stepper.state_dict(),
-            "average": self.average.state(),
-            "generator": self.generator.get_state(),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-            "accuracies": accuracies,
-            "losses": losses,
-            "seconds": seconds,
-        }
-
-    def _fits(self, state: Mapping[str, Any]) -> bool:
-        """Tell whether a state is that of a model like this: another version may have built another one."""
-        fields = set(self._state([], [], 0.0))
-        return state.keys() == fields and _shapes(state["model"]) == _shapes(self.model.state_dict())
-
-
-def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in state.items()}
+    return Curve(accuracies=tuple(standing.accuracies), losses=tuple(standing.losses), seconds=standing.seconds)
 
 
 @torch.no_grad()

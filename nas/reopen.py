@@ -19,7 +19,7 @@ from nas.verify import inputs_of, splits_of
 if TYPE_CHECKING:
     import torch
 
-    from nas.evaluate import Evaluator
+    from nas.evaluate import Evaluator, StopRule
     from nas.placement import Weights
     from nas.protocol import Protocol
     from nas.replicate import Replicator
@@ -48,18 +48,28 @@ class Reopened:
     space: ResolvedSpace
     """The space that the study is bound to."""
     evaluator: Evaluator
-    """Evaluates as the study's search did, but stops no training."""
+    """Evaluates as the study's search did, but stops no training unless by a rule that was given."""
     replicator: Replicator
     """Trains with further seeds."""
 
 
-def reopen(study: Study, place: Place, folder: Path, *, on_event: Callable[[str], None] | None = None) -> Reopened:
+def reopen(
+    study: Study,
+    place: Place,
+    folder: Path,
+    *,
+    stop_rule: Callable[[ResolvedSpace], StopRule | None] = lambda _: None,
+    keeps_stopped: bool = True,
+    on_event: Callable[[str], None] | None = None,
+) -> Reopened:
     """Return what evaluates architectures of a stored study, under its own protocol.
 
     Args:
         study: The study.
         place: Where its things are now.
         folder: That of the study's files, beside which a warm start lies.
+        stop_rule: Returns what stops trainings, given the space; by default nothing does.
+        keeps_stopped: Whether what it stops may be taken up again.
         on_event: Called with a line about a warm start.
 
     Raises:
@@ -75,12 +85,14 @@ def reopen(study: Study, place: Place, folder: Path, *, on_event: Callable[[str]
     device, timed = _devices(study.protocol, place)
     trainer = _trainer(study, place, folder, device, timed, on_event)
     (backbone,) = study.space["backbones"]
+    space = restored(study.space, {backbone: trainer.plan(backbone).stages})
+    timer, pauses = Timer(trainer, timed), Pauses(folder / "stopped")
     return Reopened(
-        space=restored(study.space, {backbone: trainer.plan(backbone).stages}),
+        space=space,
         evaluator=Evaluator(
-            trainer, study.store, Timer(trainer, timed), study.limits, pauses=Pauses(folder / "stopped")
+            trainer, study.store, timer, study.limits, stop_rule(space), pauses, keeps_stopped=keeps_stopped
         ),
-        replicator=Replicator(trainer, study.store),
+        replicator=Replicator(trainer, study.store, pauses=pauses),
     )
 
 
@@ -123,29 +135,33 @@ def _trainer(
 
     protocol = study.protocol
     (backbone,) = study.space["backbones"]
+    here, threads = _here(protocol, device, timed)
+    _refuse_others(study, here)  # another device, before anything is loaded or trained
     splits = splits_of(study, place.data)
     weights = _weights(study, place.checkpoint)
     start = dataclasses.replace(
-        protocol,
+        here,
         weights=weights.words if weights is not None else "",
         freeze_backbone=protocol.freeze_backbone and weights is not None and not protocol.warm_epochs,
         warm_epochs=0,
         warm_learning_rate=0.0,
     )
-    now, threads = _here(start, device, timed)
     if not protocol.warm_epochs:
-        _refuse_others(study, now)
-    trainer = Trainer(splits.search(), now, device, weights, threads=threads)
+        _refuse_others(study, start)
+    trainer = Trainer(splits.search(), start, device, weights, threads=threads)
     if protocol.warm_epochs:
+        kept = folder.parent / "warm"
         trainer = warm.start(
             trainer,
             backbone,
-            folder.parent / "warm",
+            kept,
             epochs=protocol.warm_epochs,
             learning_rate=protocol.warm_learning_rate,
             on_event=on_event,
         ).under(freeze_backbone=protocol.freeze_backbone)
-        _refuse_others(study, trainer.protocol)
+        _refuse_others(
+            study, trainer.protocol, f"; copy the study's own warm start into {kept}, from where it was made"
+        )
     return trainer
 
 
@@ -199,7 +215,7 @@ def _here(protocol: Protocol, device: torch.device, timed: torch.device) -> tupl
     return here, threads
 
 
-def _refuse_others(study: Study, protocol: Protocol) -> None:
+def _refuse_others(study: Study, protocol: Protocol, hint: str = "") -> None:
     """Raise unless a protocol is that of the study: what is measured under another cannot be compared with its trials.
 
     Raises:
@@ -209,5 +225,5 @@ def _refuse_others(study: Study, protocol: Protocol) -> None:
     if changed:
         raise ValueError(
             f"what is evaluated joins study {study.name!r} and must be trained and timed as its trials were, but here "
-            f"differs {'; '.join(changed)}"
+            f"differs {'; '.join(changed)}{hint}"
         )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from nas import proxy
 from nas.architecture import Architecture
 from nas.data import Split
 from nas.evaluate import versions
 from nas.latency import lock_name
 from nas.locks import DeviceLock
+from nas.pauses import Pause, Pauses
 from nas.seeds import Replicate
 from nas.store import Store
 from nas.trainer import Trainer, within_memory
@@ -16,17 +19,19 @@ from nas.trainer import Trainer, within_memory
 class Replicator:
     """Trains architectures under one protocol with other seeds, through the store."""
 
-    def __init__(self, trainer: Trainer, store: Store, test: Split | None = None) -> None:
+    def __init__(self, trainer: Trainer, store: Store, test: Split | None = None, pauses: Pauses | None = None) -> None:
         """Name the lock of the trainer's device.
 
         Args:
             trainer: Builds and trains under the protocol of the study.
             store: Where replicates are kept, and looked for before anything is trained.
             test: The test split, for ``verify`` alone; a search has none to give.
+            pauses: Where trainings are kept that are cut off, to go on from there; by default they would begin anew.
         """
         self._trainer = trainer
         self._store = store
         self._test = test
+        self._pauses = pauses
         self._lock = DeviceLock(lock_name(trainer.device))
 
     def __call__(self, architecture: Architecture, seed: int, epochs: int | None = None) -> Replicate:
@@ -45,15 +50,17 @@ class Replicator:
         found = self._store.replicate(architecture, hashed, "val" if self._test is None else "val+test")
         if found is not None:
             return found
-        replicate = within_memory(lambda: self._train(architecture, trainer), trainer)
-        self._store.put_replicate(architecture, hashed, replicate, family=trainer.protocol.family_hash)
+        place = self._pauses.of(f"{architecture.id}-{hashed}") if self._pauses is not None else nullcontext()
+        with place as pause:
+            replicate = within_memory(lambda: self._train(architecture, trainer, pause), trainer)
+            self._store.put_replicate(architecture, hashed, replicate, family=trainer.protocol.family_hash)
         return replicate
 
-    def _train(self, architecture: Architecture, trainer: Trainer) -> Replicate:
+    def _train(self, architecture: Architecture, trainer: Trainer, pause: Pause | None) -> Replicate:
         protocol = trainer.protocol
         with self._lock.training():  # no timing meanwhile
             model = trainer.build(architecture)
-        curve = trainer.train(model, turn=self._lock.training)
+        curve = trainer.train(model, turn=self._lock.training, pause=pause)
         test_accuracy = None
         if self._test is not None:
             with self._lock.training():

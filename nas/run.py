@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
-import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from nas import export, files, report
-from nas.command import command
-from nas.evaluation import EvaluationError
-from nas.settings import Settings, declared_space, made_for_data, make_protocol
-from nas.study import Chooser, Confirmation, Judge, Outcome, RunFailed, Study, confirm, run
-from nas.workers import crew
-
-T = TypeVar("T")
+from nas import export, files, ray_crew, report
+from nas.database_errors import words_for
+from nas.ready import Ready, Say, Stop, make_ready
+from nas.settings import Settings
+from nas.study import Confirmation, Outcome, RunFailed, Study
+from nas.workers import Line, supervise
 
 if TYPE_CHECKING:
-    import torch
-
     from nas.architecture import Architecture
-    from nas.data import Splits
-    from nas.evaluate import Evaluator, StopRule
-    from nas.pauses import Pauses
-    from nas.replicate import Replicator
     from nas.seeds import Replicate
-    from nas.space import ResolvedSpace, SearchSpace
-    from nas.timing import Timer
-    from nas.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +33,20 @@ class Result:
     confirmation: Confirmation
     """What further seeds have shown."""
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was asked to stop before it was done."""
+        return self.outcome.interrupted or self.confirmation.interrupted
+
 
 def search(
     settings: Settings,
     *,
-    on_weights: Callable[[str], None] | None = None,
-    on_start: Callable[[Study], None] | None = None,
-    on_trial: Callable[[Study], None] | None = None,
-    on_replicate: Callable[[Architecture, Replicate], None] | None = None,
+    on_event: Say = lambda _: None,
+    on_start: Callable[[Study], None] = lambda _: None,
+    on_trial: Callable[[Study], None] = lambda _: None,
+    on_replicate: Callable[[Architecture, Replicate], None] = lambda *_: None,
+    stop: Stop = lambda: False,
 ) -> Result:
     """Search, and write the study's files: front.csv, report.html, pareto.html, best.json, split.json.
 
@@ -63,173 +56,113 @@ def search(
     Everything that can be wrong with the settings is found before anything is written and before anything is trained;
     only that a study was begun from another warm start is found when that is there.
 
+    With several workers this process checks all that, times the bare backbone, and watches over the others.
+
     Args:
         settings: What is asked for.
-        on_weights: Called with what trained weights were loaded or made, and how much of the backbone they cover.
+        on_event: Called with a line for people: on trained weights, on what takes long, on a worker that died.
         on_start: Called once, before the first trial.
-        on_trial: Called after every finished or failed trial of this process.
-        on_replicate: Called after every training of this process with a further seed.
+        on_trial: Called after trials that finished or failed.
+        on_replicate: Called after every training with a further seed.
+        stop: Looked at before each training: once it is true, none is started any more, and what was found is returned.
 
     Raises:
         ValueError: If something is wrong with the settings, the data, the space, the backbone or the storage.
         EvaluationError: If a block of the space cannot run at a stage.
-        nas.study.RunFailed: If trials failed for the same reason, one after the other; see :func:`nas.study.run`.
+        nas.study.RunFailed: If trials failed for the same reason, one after the other; see :func:`nas.study.run`. If
+            one worker after the other died; see :func:`nas.workers.supervise`.
     """
-    ready = _ready(settings, on_weights)
-    study, workers = ready.study, settings.workers_per_device
+    cluster = ray_crew.Cluster(settings) if settings.ray is not None else None
+    ready = make_ready(settings, on_event)
+    study = ready.study
     keep_up = kept_up(study, settings.folder)
 
     def after_trial(study: Study) -> None:
         keep_up()
-        if on_trial is not None:
-            on_trial(study)
+        on_trial(study)
 
     def after_replicate(architecture: Architecture, replicate: Replicate) -> None:
         keep_up()
-        if on_replicate is not None:
-            on_replicate(architecture, replicate)
+        on_replicate(architecture, replicate)
 
     keep_up(now=True)
-    if on_start is not None:
-        on_start(study)
+    on_start(study)
     try:
         ready.time_reference()
-        with _quick_collections(), crew(_help, settings, workers - 1):
-            outcome = ready.run(after_trial)
-            if workers > 1:
-                ready.confirm(after_replicate, share=(0, workers))
-        confirmation = ready.confirm(after_replicate)
+        with quick_collections():
+            if cluster is not None:
+                outcome = cluster.work(study, after_trial, on_event, stop)
+            elif ready.workers > 1:
+                outcome = _watch(ready, after_trial, after_replicate, on_event, stop)
+            else:
+                outcome = ready.run(after_trial, stop)
+        confirmation = ready.confirm(after_replicate, stop)
     except BaseException as error:
         with suppress(Exception):  # what went wrong is told, not what went wrong because of it
             keep_up(now=True)
+        if (told := words_for(error, settings.storage_url)) is not None:
+            raise RunFailed(told) from error
         if isinstance(error, ValueError):  # the settings were checked: whatever is wrong now is not theirs
             raise RunFailed(f"{type(error).__name__}: {error}") from error
         raise
+    if not outcome.interrupted:
+        ready.forget_pauses()
     write_files(study, settings.folder)  # here, what goes wrong is told: nothing is left that it could end
     return Result(study=study, outcome=outcome, confirmation=confirmation)
 
 
-def _help(settings: Settings, number: int, tell_ready: Callable[[], None]) -> None:
-    """Work on a study as one of several processes, and take a share of what is trained again."""
-    ready = _ready(settings, is_checked=True)
+def _watch(
+    ready: Ready,
+    on_trial: Callable[[Study], None],
+    on_replicate: Callable[[Architecture, Replicate], None],
+    say: Say,
+    stop: Stop,
+) -> Outcome:
+    """Have workers search, and train again; return how the trials ended."""
+
+    def on_news(news: list[Any]) -> None:
+        again = [each for each in news if each is not None]
+        for architecture, replicate in again:
+            on_replicate(architecture, replicate)
+        if len(again) < len(news):
+            on_trial(ready.study)
+
+    say(f"starting {ready.workers} workers")
+    duties = [_Duty(settings=ready.settings, worker=number) for number in range(ready.workers)]
     try:
-        tell_ready()
-        with _quick_collections():
-            ready.run()
-        ready.confirm(share=(number, settings.workers_per_device))
+        outcomes: list[Outcome] = supervise(_work, duties, on_news=on_news, say=say, stop=stop)
+    finally:
+        with suppress(Exception), ready.study.lock():
+            ready.study.repair()  # those that had to be killed could not
+    # Of those that were to stop, the last ones may have reached the budget with what they had in hand.
+    ends = [each for each in outcomes if not each.interrupted]
+    return ends[-1] if ends else Outcome(finished=ready.study.finished(), interrupted=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Duty:
+    """What one of several workers is to do."""
+
+    settings: Settings
+    worker: int
+    """Its number, from 0."""
+
+
+def _work(duty: _Duty, line: Line) -> Outcome:
+    """Search as one of several workers, and take a share of what is trained again. Tells None for a trial."""
+    ready = make_ready(duty.settings, worker=duty.worker)
+    try:
+        line.ready()
+        with quick_collections():
+            outcome = ready.run(lambda _: line.tell(None), line.stop)
+        ready.confirm(lambda *replicate: line.tell(replicate), line.stop, share=(duty.worker, ready.workers))
+        return outcome
     finally:
         ready.study.close()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Ready:
-    """A search whose settings are found to be right, and whose study is open."""
-
-    settings: Settings
-    study: Study
-    space: ResolvedSpace
-    evaluator: Evaluator
-    replicator: Replicator
-
-    def time_reference(self) -> None:
-        """Time the bare backbone before other processes begin; if it cannot be timed, its trial says why."""
-        for backbone in self.space.sites:
-            with suppress(EvaluationError):
-                self.evaluator.time_reference(backbone)
-
-    def run(self, on_trial: Callable[[Study], None] | None = None) -> Outcome:
-        """Evaluate architectures until the budget is spent."""
-        outcome = run(
-            self.study,
-            self.evaluator,
-            space=self.space,
-            budget=self.settings.budget,
-            sampler=self.settings.sampler,
-            seed=self.settings.seed,
-            patience=self.settings.patience,
-            on_trial=on_trial,
-        )
-        _pauses(self.settings).clear()  # a search that goes on with a larger budget begins them anew
-        return outcome
-
-    def confirm(
-        self, on_replicate: Callable[[Architecture, Replicate], None] | None = None, share: tuple[int, int] = (0, 1)
-    ) -> Confirmation:
-        """Train a share of what is to be trained with further seeds."""
-        return confirm(
-            self.study,
-            self.replicator,
-            repeats=self.settings.repeats,
-            further=self.settings.confirm,
-            on_replicate=on_replicate,
-            share=share,
-        )
-
-
-def _ready(settings: Settings, on_weights: Callable[[str], None] | None = None, *, is_checked: bool = False) -> _Ready:
-    """Check the settings against data, device and backbone, unless another process has, and open the study."""
-    declared = declared_space(settings)
-    from nas.evaluate import Evaluator  # torch and timm, once the cheap mistakes are ruled out
-    from nas.replicate import Replicator
-    from nas.timing import Timer
-
-    splits, trainer, timed = _prepared(settings, declared, on_weights)
-    (backbone,) = declared.backbones
-    resolved = declared.resolve({backbone: trainer.plan(backbone).stages})
-    timer = Timer(trainer, timed)
-    settings.rungs_of(trainer.protocol.epochs)  # so that a wrong one is found before anything is written
-    if not is_checked:
-        _check_all(resolved, trainer, timer)
-    files.check_folder(settings.studies)
-    trainer = _warmed(trainer, settings, backbone, on_weights)
-    study = Study.create(
-        settings.study_name,
-        settings.storage_url,
-        space=resolved,
-        protocol=trainer.protocol,
-        limits=settings.limits,
-        inputs={**settings.inputs, "command": command(settings)},
-    )
-    files.replace(settings.folder / "split.json", json.dumps(splits.record()).encode())
-    return _Ready(
-        settings=settings,
-        study=study,
-        space=resolved,
-        # a warm start changes nothing in the timing
-        evaluator=Evaluator(
-            trainer,
-            study.store,
-            timer,
-            settings.limits,
-            _stop_rule(settings, study, resolved),
-            _pauses(settings) if settings.stops_by_model else None,  # with the others it is for good
-        ),
-        replicator=Replicator(trainer, study.store),
-    )
-
-
-def _pauses(settings: Settings) -> Pauses:
-    """Return where trainings are kept that were stopped."""
-    from nas.pauses import Pauses
-
-    return Pauses(settings.folder / "stopped")
-
-
-def _stop_rule(settings: Settings, study: Study, resolved: ResolvedSpace) -> StopRule | None:
-    """Return what stops trainings, and note in the study that it does; None for nothing."""
-    rungs = settings.rungs_of(study.protocol.epochs)
-    if rungs is None:
-        return None
-    spared = {control.architecture.id for control in resolved.controls()}
-    if settings.stops_by_model:
-        study.note_rungs(f"after epoch {rungs.epochs[0]}, where another training promises more")
-        return Chooser(study, resolved, rungs, seed=settings.seed, spared=spared)
-    study.note_rungs(rungs.words)
-    return Judge(study, rungs, spared)
-
-
 @contextmanager
-def _quick_collections() -> Iterator[None]:
+def quick_collections() -> Iterator[None]:
     """Keep what is there already out of the garbage collector's sight while the context lasts.
 
     torch, timm and Optuna are a million objects that live for ever. To walk through them takes 0.3 s, which every
@@ -241,74 +174,6 @@ def _quick_collections() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-def _prepared(
-    settings: Settings, declared: SearchSpace, on_weights: Callable[[str], None] | None
-) -> tuple[Splits, Trainer, torch.device]:
-    """Return the data, the trainer under the protocol that follows from all, and the device that is timed."""
-    import torch
-
-    from nas import data, placement, proxy
-    from nas.latency import device_words
-    from nas.threads import threads_of_torch
-    from nas.trainer import Trainer
-
-    (backbone,) = declared.backbones
-    placement.check_name(backbone)
-    device = proxy.select_device(settings.device)
-    timed = device if settings.latency_device is None else proxy.select_device(settings.latency_device)
-    splits = data.load(
-        settings.data,
-        resolution=settings.resolution,
-        seed=settings.seed,
-        data_dir=settings.data_dir,
-        download=settings.download,
-        limit=settings.limit,
-    )
-    made_for = made_for_data(settings, backbone, splits)
-    weights = None
-    if settings.is_pretrained:
-        weights = placement.pretrained(backbone, checkpoint=settings.checkpoint, **made_for)
-        if on_weights is not None:
-            on_weights(weights.describe())
-    protocol = make_protocol(
-        settings, splits, device, timed=timed, model_kwargs=made_for["model_kwargs"], weights=weights
-    )
-    threads = None
-    if device.type == "cpu" and settings.workers_per_device > 1:
-        threads = max(1, torch.get_num_threads() // settings.workers_per_device)
-        with threads_of_torch(threads):  # another number of threads rounds otherwise
-            protocol = dataclasses.replace(protocol, device=device_words(device))
-    workers = settings.workers_per_device
-    return splits, Trainer(splits.search(), protocol, device, weights, threads=threads, workers=workers), timed
-
-
-def _check_all(resolved: ResolvedSpace, trainer: Trainer, timer: Timer) -> None:
-    """Run once whatever will be trained or timed, so that it fails now if it fails.
-
-    Raises:
-        ValueError: If the backbone cannot be timed as is asked for.
-        EvaluationError: If a block cannot run at a stage, or the runtime cannot run the backbone.
-    """
-    from nas.preflight import preflight
-
-    preflight(resolved, trainer)
-    for backbone in resolved.sites:
-        timer.check(backbone)
-
-
-def _warmed(trainer: Trainer, settings: Settings, backbone: str, on_weights: Callable[[str], None] | None) -> Trainer:
-    """Return the trainer of the trials: the given one or, if that is asked for, one with a warm backbone."""
-    if not settings.warm_start:
-        return trainer
-    from nas import warm
-
-    epochs = 2 * trainer.protocol.epochs if settings.warm_start is True else settings.warm_start
-    rate = settings.usual_rate(trained=settings.is_pretrained)
-    folder = Path(settings.studies) / "warm"
-    warmed = warm.start(trainer, backbone, folder, epochs=epochs, learning_rate=rate, on_event=on_weights)
-    return warmed.under(freeze_backbone=settings.freeze_backbone)
 
 
 def write_files(study: Study, folder: Path) -> None:
@@ -334,7 +199,7 @@ def kept_up(study: Study, folder: Path) -> files.Sparing:
     def write() -> None:
         try:
             write_files(study, folder)
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as error:
             warnings.warn(f"the pages could not be written: {type(error).__name__}: {error}", stacklevel=2)
 
     return files.Sparing(write)

@@ -20,7 +20,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="as much training as N distinct architectures take (default: 50)",
     )
     ask.add_argument(
-        "--space", default="default", metavar="NAME_OR_PATH", help="search space; a path is Python and is executed"
+        "--space",
+        default="default",
+        metavar="NAME_OR_PATH",
+        help="search space: a name, a .json file, or a .py file, which is executed (default: default)",
     )
     ask.add_argument("--backbone", metavar="NAME", help="timm model, instead of the space's own")
     ask.add_argument(
@@ -179,11 +182,24 @@ def _device_flags(device: argparse._ArgumentGroup) -> None:
         "--precision", metavar="NAME", help="float32 or bfloat16 (default: bfloat16 on a GPU that has it)"
     )
     device.add_argument(
-        "--workers-per-device",
+        "--devices",
+        metavar="A,B,...",
+        help="several of one kind, such as 0,1 or auto for every GPU; each has a worker, which is a process of its own",
+    )
+    device.add_argument(
+        "--workers",
         type=int,
-        default=1,
-        metavar="K",
-        help="processes that train at once; a latency is measured alone all the same (default: 1)",
+        metavar="N",
+        help="processes that train at once, in all; a latency is measured alone all the same (default: one a device)",
+    )
+    device.add_argument(
+        "--workers-per-device", type=int, metavar="K", help="the same, for each device, instead of --workers"
+    )
+    device.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="have workers of a Ray cluster evaluate, as many as it has room for or --workers; auto is the one that "
+        "this machine is part of",
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nas import rungs, space
+from nas import devices, rungs, space
 from nas.database import sqlite_path
 from nas.limits import Limits
 from nas.protocol import Protocol
@@ -23,6 +23,8 @@ _WRITING = ("mnist", "svhn", "omniglot", "digits")
 
 RATES = {"sgd": 0.1, "adamw": 0.003}
 """Peak learning rate for fresh weights, by optimiser."""
+OF_SEARCH = ("budget", "sampler", "seed", "rungs", "risk", "patience")
+"""What a search is asked for and its study is not bound to: proposals, and when to stop."""
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +40,7 @@ class Settings:
     budget: int = 50
     """Whole trainings that the study shall spend: one of each architecture, and shares of those that are stopped."""
     space: str | space.SearchSpace = "default"
-    """Name of a space of ``search_spaces``, or the path of a Python file with ``SPACE`` in it (which is executed)."""
+    """Name of a space of ``search_spaces``, or a file's path: JSON, or Python with ``SPACE`` in it, executed."""
     backbone: str | None = None
     """timm name of a backbone, instead of the space's own."""
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -111,8 +113,14 @@ class Settings:
     """What runs the models that are timed: ``eager``, ``compile`` or ``onnxruntime``."""
     device: str = "auto"
     """``auto``, ``cuda``, ``cuda:1``, ``mps`` or ``cpu``."""
-    workers_per_device: int = 1
-    """Processes that train on the device at once."""
+    devices: str | tuple[str, ...] | None = None
+    """Several of one kind instead, such as ``0,1`` or ``cuda:0,cuda:1``; ``auto`` for every GPU. Each has a worker."""
+    workers: int | None = None
+    """Processes that train at once, in all; by default one a device, or what a Ray cluster has room for."""
+    workers_per_device: int | None = None
+    """The same, for each device."""
+    ray: str | None = None
+    """Address of a Ray cluster whose workers evaluate instead, or ``auto`` for the one that this machine belongs to."""
     rungs: str | tuple[int, ...] = "auto"
     """Epochs at which trainings are stopped that promise less than others: ``none``, ``auto`` or numbers.
 
@@ -146,8 +154,7 @@ class Settings:
         for name in ("repeats", "confirm"):
             if not 0 <= getattr(self, name) <= MOST_SEEDS:
                 raise ValueError(f"{name} must be between 0 and {MOST_SEEDS} seeds, but got {getattr(self, name)}")
-        if self.workers_per_device < 1:
-            raise ValueError(f"workers per device must be at least 1, but got {self.workers_per_device}")
+        devices.check(self)
         if not self.studies:
             raise ValueError("the folder of studies needs a name; . is this one")
         resolve_sampler(self.sampler)
@@ -164,9 +171,18 @@ class Settings:
                 "only a backbone with trained weights can be frozen: give --pretrained, --checkpoint or --warm-start"
             )
         self._check_stopping()
+        self._check_protocol()
         assert self.limits is not None  # raises on limits that cannot be meant
         check_name(self.study_name)
         sqlite_path(self.storage_url)
+
+    def _check_protocol(self) -> None:
+        """Refuse now what the protocol would refuse once torch and the data are there."""
+        shared = {each.name for each in dataclasses.fields(Protocol)} & {each.name for each in dataclasses.fields(self)}
+        given = {name: getattr(self, name) for name in shared if getattr(self, name) is not None}
+        usual = {"epochs": max(1, self.average_epochs), "resolution": 1, "augmentation": "shift+flip", "weights": "-"}
+        fixed = {"data_hash": "", "split_seed": 0, "num_classes": 2, "channels": 1, "latency_runtime": self.runtime}
+        Protocol(**{**usual, **given, **fixed})
 
     def _check_stopping(self) -> None:
         rungs.check_risk(self.risk)
@@ -206,6 +222,11 @@ class Settings:
             if asked[name] is not None and Path(asked[name]).expanduser().exists() and asked[name] != "digits":
                 asked[name] = str(Path(asked[name]).expanduser().resolve())
         return asked
+
+    @property
+    def search(self) -> dict[str, Any]:
+        """How the study is searched, beyond what it is bound to: what further workers need to know besides."""
+        return {name: getattr(self, name) for name in OF_SEARCH}
 
     @property
     def is_trained(self) -> bool:

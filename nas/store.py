@@ -15,12 +15,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from nas import schema
 from nas.architecture import Architecture
-from nas.database import CONNECTIONS, Lock, StorageError, claimed, engine_arguments, locked, patient
+from nas.database import CONNECTIONS, Lock, StorageError, claimed, engine_arguments, locked, patient, sqlite_path
 from nas.evaluation import Cost, Evaluation
 from nas.seeds import Replicate
-
-SCHEMA_VERSION = "2"
 
 _METADATA = sa.MetaData()
 _META = sa.Table("nas_meta", _METADATA, sa.Column("key", sa.String(64), primary_key=True), sa.Column("value", sa.Text))
@@ -92,18 +91,19 @@ class Store:
         self._parsed = cache(Evaluation.from_json)  # a search reads all of them before every trial
 
     def create(self) -> None:
-        """Create the tables where they are missing.
+        """Create the tables where they are missing, and bring older ones up to date.
 
         Raises:
-            StorageError: If they were made by another version of the schema.
+            StorageError: If they were made by a newer version of the schema, or by one that is too old.
         """
+        schema.migrate(self._engine, sqlite_path(self._url))
         _METADATA.create_all(self._engine)
-        self._insert_once(_META, {"key": "schema"}, {"value": SCHEMA_VERSION})
-        version = self._read(sa.select(_META.c.value).where(_META.c.key == "schema"))[0].value
-        if version != SCHEMA_VERSION:
-            raise StorageError(
-                f"the database has schema {version} of the nas_ tables, but this version reads {SCHEMA_VERSION}"
-            )
+        self._insert_once(_META, {"key": "schema"}, {"value": schema.SCHEMA_VERSION})
+
+    def missing(self) -> list[str]:
+        """Return the names of the tables that are not made yet: the database is of before, or was cut off."""
+        made = set(sa.inspect(self._engine).get_table_names())
+        return [name for name in _METADATA.tables if name not in made]
 
     def is_there(self) -> bool:
         """Tell whether the tables were made; without patience, as who begins wants to know if there is no such server.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ from torch import nn
 from nas import placement, proxy
 from nas.architecture import Architecture
 from nas.complexity import count, nominal_ms
-from nas.evaluation import Cost, EvaluationError, Latency, first_line
+from nas.evaluation import Cost, Counted, EvaluationError, Latency, first_line
 from nas.latency import Runtime, lock_name, measure
 from nas.locks import DeviceLock
 from nas.protocol import Protocol
@@ -74,7 +74,7 @@ class Timer:
         bench = self._bench(backbone)
         try:
             with torch.inference_mode():
-                bench.runtime.begin()
+                bench.runtime.prepare(bench.bare)
                 bench.runtime.fresh(bench.bare)()
         except RuntimeError as error:
             reason = f"{backbone} cannot be timed: {first_line(error)}"
@@ -82,8 +82,12 @@ class Timer:
                 reason += f" ({bench.protocol.precision}; --latency-precision float32 may do)"
             raise EvaluationError(reason) from error
 
-    def __call__(self, architecture: Architecture) -> Cost:
+    def __call__(self, architecture: Architecture, check: Callable[[Counted], None] | None = None) -> Cost:
         """Return what an architecture costs.
+
+        Args:
+            architecture: What to build, to count and to time.
+            check: Called with what was counted, before anything is timed. What it raises is raised.
 
         Raises:
             EvaluationError: If the runtime cannot run it.
@@ -91,11 +95,17 @@ class Timer:
         """
         bench = self._bench(architecture.backbone)
         protocol, size = bench.protocol, self._protocol.latency_batch_size
-        with ExitStack() as busy:
-            for lock in self._locks:
-                busy.enter_context(lock.training())  # nobody else's timing meanwhile
+        with self._turn():
             model = build(architecture, protocol, self._device, plan=bench.plan)
             complexity = count(model, (protocol.channels, protocol.resolution, protocol.resolution))
+        counted = Counted(
+            parameters=complexity.parameters,
+            macs=complexity.macs,
+            memory_bytes=complexity.weight_bytes + size * complexity.activation_bytes,
+            nominal_ms=nominal_ms(complexity, self._device.type, size),
+        )
+        if check is not None:
+            check(counted)
         try:
             latency = self._time(model, bench)
         except RuntimeError as error:
@@ -105,14 +115,14 @@ class Timer:
         return Cost(
             latency=latency if architecture.placements else _of_itself(latency),
             reference_ms=latency.bare_ms,
-            parameters=complexity.parameters,
-            macs=complexity.macs,
-            memory_bytes=complexity.weight_bytes + size * complexity.activation_bytes,
-            nominal_ms=nominal_ms(complexity, self._device.type, size),
+            **dataclasses.asdict(counted),
         )
 
     def _time(self, model: nn.Module, bench: _Bench) -> Latency:
         protocol = bench.protocol
+        if bench.runtime.may_prepare_beside_others:  # it may take minutes, in which they shall not wait
+            with self._turn(), torch.inference_mode():
+                bench.runtime.prepare(model.eval(), bench.bare)
         with ExitStack() as alone:
             for lock in self._locks:
                 alone.enter_context(lock.timing())
@@ -127,6 +137,14 @@ class Timer:
                 max_seconds=protocol.latency_seconds,
                 clock=self._clock,
             )
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Use the device beside those that train, while nobody times."""
+        with ExitStack() as busy:
+            for lock in self._locks:
+                busy.enter_context(lock.training())
+            yield
 
     def _bench(self, backbone: str) -> _Bench:
         """Return what every timing of a backbone's architectures needs; made once."""
@@ -178,8 +196,12 @@ class CachedTimer:
         """
         self._timer, self._store, self._hash = timer, store, latency_hash
 
-    def __call__(self, architecture: Architecture) -> Cost:
+    def __call__(self, architecture: Architecture, check: Callable[[Counted], None] | None = None) -> Cost:
         """Return what an architecture costs; measure it if that was never done, or not with a stable result.
+
+        Args:
+            architecture: What may have to be measured.
+            check: As :meth:`Timer.__call__` takes it; not called where nothing has to be timed.
 
         Raises:
             EvaluationError: If the runtime cannot run it.
@@ -188,7 +210,7 @@ class CachedTimer:
         known = self._store.cost(architecture, self._hash)
         if known is not None and not known.latency.unstable:
             return self.referred(architecture, known)
-        found = self._timer(architecture)
+        found = self._timer(architecture, check)
         if not architecture.placements:  # all latencies of the study, and of later ones, are multiples of this one
             for _ in range(REFERENCE_RETRIES):
                 found = self._timer(architecture) if found.latency.unstable else found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from nas import batches, placement, proxy
 from nas.architecture import Architecture
 from nas.data import SearchData
 from nas.evaluation import OUT_OF_MEMORY, EvaluationError
+from nas.pauses import Pause
 from nas.protocol import Protocol
 from nas.threads import threads_of_torch
 
@@ -115,8 +116,7 @@ class Trainer(Builder):
         *,
         on_epoch: Callable[[int, float], None] | None = None,
         turn: Callable[[], AbstractContextManager[object]] = nullcontext,
-        saved: Callable[[], Mapping[str, Any] | None] | None = None,
-        on_stop: Callable[[dict[str, Any]], None] | None = None,
+        pause: Pause | None = None,
     ) -> proxy.Curve:
         """Train a model that :meth:`build` made, in place; see :func:`nas.proxy.train`.
 
@@ -135,8 +135,7 @@ class Trainer(Builder):
                 blocks=blocks,
                 on_epoch=on_epoch,
                 turn=turn,
-                saved=saved,
-                on_stop=on_stop,
+                pause=pause,
             )
 
 

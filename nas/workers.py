@@ -1,7 +1,10 @@
-"""Several processes that work on one study at once: one small training leaves most of a large GPU idle.
+"""Several processes that work on one study at once, and the one that starts them, watches them and trains nothing.
 
-Each of them searches as if it were alone: it resumes the study, and together they stop at the budget. Latencies are
-measured one at a time all the same, as :class:`nas.locks.DeviceLock` keeps the others waiting meanwhile.
+Each worker searches as if it were alone: it asks the study what to do next, and together they stop at the budget. One
+that dies leaves its trial to the others, who see from its lock that it is gone; another one is started in its place.
+
+What the processes say to each other goes through a pipe for each worker. There is nothing that they share: a lock, and
+so an event or a queue of :mod:`multiprocessing`, stays locked for ever if its holder is killed.
 """
 
 from __future__ import annotations
@@ -11,76 +14,290 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nas.study import RunFailed
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
-    from multiprocessing.synchronize import Event
 
 T = TypeVar("T")
 
 POLL_SECONDS = 0.2
-"""Pause between two looks at whether a process that is not ready yet is still alive."""
-PATIENCE_SECONDS = 30
-"""How long a process that was told to end may take before it is killed."""
+"""Longest pause between two looks at the workers, and at whether they are to stop."""
+PATIENCE_SECONDS = 30.0
+"""How long workers that were told to end may take before they are killed."""
+MOST_DEATHS = 5
+"""So many workers, and one more for each that works at once, may die before a trial ends: then something is wrong."""
+_READY, _NEWS, _RESULT, _FAILED = "ready", "news", "result", "failed"
+_GO, _STOP = "go", "stop"
+
+
+class Line:
+    """What a worker says to the process that watches it, and hears from it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stops = False
+
+    def ready(self) -> None:
+        """Say that what has to be loaded is there, and wait until all others say so: loading disturbs what is timed."""
+        self._say(_READY, None)
+        self._hear()
+
+    def tell(self, news: object) -> None:
+        """Say that a trial has ended, or something else that took some training; with anything that can be pickled."""
+        self._say(_NEWS, news)
+
+    def stop(self) -> bool:
+        """Tell whether no further training is to begin."""
+        while not self._stops and self._connection.poll():
+            self._hear()
+        return self._stops
+
+    def _say(self, kind: str, content: object) -> None:
+        with suppress(OSError):  # the other process is gone, which is heard
+            self._connection.send((kind, content))
+
+    def _hear(self) -> None:
+        try:
+            self._stops = self._connection.recv() == _STOP
+        except (EOFError, OSError):
+            self._stops = True
+
+
+Work = Callable[[T, Line], Any]
+"""What a worker does: a function of a module, as it is looked up by its name there. What it returns can be pickled."""
+
+
+def supervise(
+    work: Work[T],
+    arguments: Sequence[T],
+    *,
+    on_news: Callable[[list[Any]], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[Any]:
+    """Have a worker work with each of the arguments, and return what they return, in the order of their ends.
+
+    They begin when all of them are ready. One that dies is started again. When this ends by an exception, Ctrl-C among
+    them, the workers are told to end: they queue what they have in hand. They end likewise if this process is killed.
+
+    Args:
+        work: What each of them does.
+        arguments: What each of them is given.
+        on_news: Called with what they told since the last time.
+        say: Called with a line for people if one died.
+        stop: Looked at all the time; once it is true the workers are asked to begin no further training, and to return.
+
+    Raises:
+        RunFailed: If one of them ended by an exception, with its message; or if more than :data:`MOST_DEATHS` and
+            one for each worker died before a trial ended.
+    """
+    crew = _Crew(work, arguments, on_news, say)
+    try:
+        return crew.watch(stop)
+    finally:
+        crew.end()
+
+
+@dataclass
+class _Member:
+    """A worker, as the process that watches it sees it."""
+
+    place: int
+    process: SpawnProcess
+    connection: Connection
+    is_ready: bool = False
+    has_ended: bool = False
+    """Whether it has said that it is done; how its process ends is of no interest then."""
+
+    @property
+    def name(self) -> str:
+        return f"worker {self.place + 1}"
+
+
+class _Crew:
+    """The workers, and what came of them so far."""
+
+    def __init__(
+        self, work: Work[T], arguments: Sequence[T], on_news: Callable[[list[Any]], None], say: Callable[[str], None]
+    ) -> None:
+        self._work, self._arguments = work, arguments
+        self._on_news, self._say = on_news, say
+        self._members: dict[int, _Member] = {}
+        self._results: list[Any] = []
+        self._deaths = 0  # since a trial ended
+        self._has_begun = self._stops = False
+
+    def watch(self, stop: Callable[[], bool]) -> list[Any]:
+        """Start the workers, and return what they return."""
+        for place in range(len(self._arguments)):
+            self._start(place)
+        while self._members:
+            self._look()
+            if not self._stops and stop():
+                if not self._has_begun:
+                    return self._results  # nothing is in work yet that could be finished
+                self._stops = True
+                self._order(_STOP)
+            if not self._has_begun and all(member.is_ready for member in self._members.values()):
+                self._has_begun = True
+                self._order(_GO)
+        return self._results
+
+    def end(self) -> None:
+        """Tell the workers that are left to end, and kill those that do not."""
+        members = list(self._members.values())
+        try:
+            for member in members:
+                member.process.terminate()
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            for member in members:
+                member.process.join(max(0.0, deadline - time.monotonic()))
+        finally:
+            for member in members:
+                member.process.kill()
+                member.process.join()
+
+    def _start(self, place: int) -> None:
+        # Spawned and not forked: a forked child cannot use CUDA, and inherits locks that nobody in it will release.
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        arguments = (self._work, self._arguments[place], theirs)
+        process = context.Process(target=_run, args=arguments, name=f"worker {place + 1}")
+        with _without_ctrl_c():
+            process.start()
+            self._members[place] = _Member(place, process, ours)
+        theirs.close()  # or nothing would end when the worker does
+
+    def _order(self, what: str, members: Sequence[_Member] | None = None) -> None:
+        for member in self._members.values() if members is None else members:
+            with suppress(OSError):  # it has just died, and will be found so
+                member.connection.send(what)
+
+    def _look(self) -> None:
+        """Wait until something happens, and take note of it."""
+        members = list(self._members.values())
+        wait([each for member in members for each in (member.connection, member.process.sentinel)], POLL_SECONDS)
+        news: list[Any] = []
+        for member in members:
+            # Asked before it is listened to, so that nothing is missed that it said last. Whether the pipe is closed
+            # says less: what a worker has started itself may hold it open.
+            is_gone = member.process.exitcode is not None
+            self._listen(member, news)
+            if is_gone:
+                self._bury(member)
+        if news:
+            self._deaths = 0
+            self._on_news(news)
+
+    def _listen(self, member: _Member, news: list[Any]) -> None:
+        while True:
+            try:
+                if not member.connection.poll():
+                    return
+                kind, content = member.connection.recv()
+            except (EOFError, OSError):
+                return
+            if kind == _NEWS:
+                news.append(content)
+            elif kind == _RESULT:
+                member.has_ended = True
+                self._results.append(content)
+            elif kind == _FAILED:
+                message, trace = content
+                raise RunFailed(message) from _WorkerError(f"in {member.name}:\n{trace}")
+            else:
+                member.is_ready = True
+                if self._stops or self._has_begun:
+                    self._order(_STOP if self._stops else _GO, [member])
+
+    def _bury(self, member: _Member) -> None:
+        """Take leave of a worker whose process is gone; start another one if it was not done."""
+        del self._members[member.place]
+        member.connection.close()
+        if member.has_ended:
+            return
+        self._deaths += 1
+        how = words_of(member.process.exitcode or 0)
+        if self._stops:
+            self._say(f"{member.name} {how}; what it had in work is queued again")
+            return
+        if self._deaths > MOST_DEATHS + len(self._arguments):
+            raise RunFailed(f"{self._deaths} workers died, and no trial ended in between; the last one {how}")
+        self._say(f"{member.name} {how}; it is started again, and what it had in work is queued again")
+        self._start(member.place)
+
+
+class _WorkerError(Exception):
+    """The traceback of a worker's exception, for whoever wants to see where it was raised."""
+
+
+def words_of(status: int) -> str:
+    """Return in words how a process ended that was to go on, from its exit status; a signal's is negative."""
+    if status >= 0:
+        return f"ended with exit status {status}"
+    known = {each.value: each.name for each in signal.Signals}
+    hints = {
+        "SIGKILL": " (as the system does where memory runs out)",
+        "SIGTERM": " (somebody told it to end)",
+        "SIGSEGV": " (a library crashed)",
+        "SIGBUS": " (a library crashed, or there is too little shared memory)",
+    }
+    name = known.get(-status, f"signal {-status}")
+    return f"was ended by {name}{hints.get(name, '')}"
 
 
 @contextmanager
-def crew(work: Callable[[T, int, Callable[[], None]], None], argument: T, count: int) -> Iterator[None]:
-    """Have so many further processes work while the context lasts.
-
-    When it ends they are waited for; when it ends by an exception, Ctrl-C among them, they are told to end. One that
-    fails or is killed leaves its trial to the others, and a line on stderr.
-
-    The context begins when all of them are ready, so that what they do before that is over when anything is timed.
-
-    Args:
-        work: What each of them does; a function of a module, as it is looked up by its name there. It is given the
-            argument, its number from 1, and a function to call when it is ready.
-        argument: What it is given.
-        count: How many processes.
-    """
-    # Spawned and not forked: a forked child cannot use CUDA, and inherits locks that nobody in it will release.
-    context = multiprocessing.get_context("spawn")
-    processes: list[SpawnProcess] = []
-    events = [context.Event() for _ in range(count)]
-    try:
-        for number, event in enumerate(events, 1):
-            process = context.Process(target=_run, args=(work, argument, number, event), name=f"worker {number + 1}")
-            process.start()
-            processes.append(process)
-        for process, event in zip(processes, events, strict=True):
-            while process.is_alive() and not event.wait(timeout=POLL_SECONDS):
-                pass
+def _without_ctrl_c() -> Iterator[None]:
+    """Let what is started meanwhile never see Ctrl-C, which a terminal sends to all: here it waits for the end."""
+    if not hasattr(signal, "pthread_sigmask"):
         yield
-        for process in processes:
-            process.join()
-    except BaseException:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join(PATIENCE_SECONDS)
-            process.kill()
-        raise
-    for process in processes:
-        if process.exitcode:
-            print(f"{process.name} of {count + 1} ended with status {process.exitcode}", file=sys.stderr)
-
-
-def _run(work: Callable[[T, int, Callable[[], None]], None], argument: T, number: int, ready: Event) -> None:
-    """Work, and end in order when told to, or when the first process is gone: the trial in hand is queued again."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process passes it on, once
-    signal.signal(signal.SIGTERM, _interrupt)
-    threading.Thread(target=_watch, daemon=True).start()
+        return
+    resource_tracker.ensure_running()  # started with the first worker, it would let the signal through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        work(argument, number, ready.set)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _run(work: Work[T], argument: T, connection: Connection) -> None:
+    """Work, and end in order when told to, or when the first process is gone: the trial in hand is queued again."""
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be kept away
+        signal.signal(signal.SIGTERM, _interrupt)
+        threading.Thread(target=_watch, daemon=True).start()
+        status = _work(work, argument, connection)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to be cleared up
+        sys.exit(status)
     except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:  # the first line tells what the first process will say at length if it is its fault too
-        print(f"{multiprocessing.current_process().name}: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
+        # End as if nothing had been done about the signal, so that whoever watches sees what it was.
+        sys.stderr.flush()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _work(work: Work[T], argument: T, connection: Connection) -> int:
+    """Work, and tell what came of it, if anybody is left to be told; return the exit status."""
+    try:
+        result = work(argument, Line(connection))
+    except Exception as error:
+        message = str(error) if isinstance(error, RunFailed) else f"{type(error).__name__}: {error}"
+        with suppress(OSError):
+            connection.send((_FAILED, (message, traceback.format_exc())))
+        return 1
+    with suppress(OSError):
+        connection.send((_RESULT, result))
+    return 0
 
 
 def _watch() -> None:

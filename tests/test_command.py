@@ -26,6 +26,8 @@ ASKED: list[dict[str, Any]] = [
     {"rungs": "none", "sampler": "tpe", "risk": 0.1},
     {"latency_batch_size": 16, "latency_precision": "bfloat16", "runtime": "onnxruntime", "latency_seconds": 0.5},
     {"compile": True, "mirror_validation": True, "augmentation": "shift+flip", "label_smoothing": 0.0},
+    {"workers": 4, "devices": "0,1"},
+    {"workers_per_device": 2, "device": "cuda:1"},
     {"data": "torch/cifar10", "data_dir": "/data sets", "download": True, "limit": 6000, "weight_decay": 1e-05},
 ]
 

@@ -270,7 +270,7 @@ def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         (["--blocks", "se,gsm"], "unknown block 'gsm'; did you mean 'gam'?"),
         (["--blocks", ""], "unknown block ''"),
         (["--batch", "0"], "batch must be at least 1, but got 0"),
-        (["--budget-seconds", "0"], "budget_seconds must be positive and finite, but got 0.0"),
+        (["--budget-seconds", "0"], "--budget-seconds must be positive and finite, but got 0.0"),
         (["--precision", "int4"], "precision must be one of float32, bfloat16, but got 'int4'"),
         (["--device", "cuda:99"], "device must be one of auto, "),
         (["--out", "/dev/null/x"], "cannot write into the folder /dev/null/x"),

@@ -12,10 +12,12 @@ import torch
 from nas.architecture import Architecture, Placement
 from nas.data import load as load_data
 from nas.evaluate import Evaluator
-from nas.evaluation import Cost
+from nas.evaluation import Cost, Counted
+from nas.limits import BeyondLimitsError, Limits
 from nas.protocol import Protocol
 from nas.rungs import StoppedError
 from nas.store import Store
+from nas.timing import Timer
 from nas.trainer import Trainer
 
 SE = Architecture(backbone="test_resnet", placements=(Placement(stage=2, block="se"),))
@@ -86,3 +88,29 @@ def test_what_is_known_already_is_not_stopped(store: Store) -> None:
     rule = Rule()
     assert Evaluator(trainer(), store, stop_rule=rule)(SE) == finished
     assert rule.asked == []
+
+
+def test_what_counting_turns_away_is_not_timed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Timer(trainer())(SE)
+    monkeypatch.setattr("nas.timing.measure", lambda *_, **__: pytest.fail("timed"))
+    limits = Limits(parameters=whole.parameters - 1)
+    reason = f"{whole.parameters:,} parameters, where {whole.parameters - 1:,} are allowed"
+    with pytest.raises(BeyondLimitsError, match=reason) as caught:
+        Evaluator(trainer(), store, limits=limits)(SE)
+    fields = [field.name for field in dataclasses.fields(Counted)]
+    assert type(caught.value.cost) is Counted
+    assert dataclasses.asdict(caught.value.cost) == {name: getattr(whole, name) for name in fields}
+    assert store.cost(SE, PROTOCOL.latency_hash) is None
+
+
+def test_what_the_clock_has_to_tell_is_timed(store: Store) -> None:
+    counted = Timer(trainer())(SE)
+    with pytest.raises(BeyondLimitsError, match="parameters, where") as caught:
+        Evaluator(trainer(), store, limits=Limits(parameters=1, slowdown=9.0))(SE)
+    cost = store.cost(SE, PROTOCOL.latency_hash)
+    assert cost is not None
+    assert caught.value.cost.parameters == cost.parameters == counted.parameters
+    bare = Architecture(backbone="test_resnet")
+    assert Evaluator(trainer(), store, limits=Limits(parameters=1))(bare).parameters > 1  # all are compared with it
+    with pytest.raises(BeyondLimitsError):  # from the cache, whose cost is whole
+        Evaluator(trainer(), store, limits=Limits(parameters=1))(SE)

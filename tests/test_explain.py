@@ -213,7 +213,7 @@ def test_the_recommended_one_or_the_one_that_is_named_is_checked() -> None:
     assert chosen(rows, 2).trial == 2
     with pytest.raises(ValueError, match=r"trial 0 is the bare backbone and has no block to remove; name a trial that"):
         chosen(rows, 0)
-    with pytest.raises(ValueError, match="no finished trial has the number 9; the nearest ones: 0, 1, 2"):
+    with pytest.raises(ValueError, match="no finished trial has the number 9; . have finished, the nearest: 0, 1, 2"):
         chosen(rows, 9)
     with pytest.raises(ValueError, match="at least one trial must have finished"):
         chosen([], None)

@@ -295,7 +295,7 @@ def test_tracing_names_what_it_cannot_write() -> None:
     with pytest.raises(ValueError, match="nas.attention.channel does not define SEE"):
         sources.written([("nas.attention.channel", "SEE")])
     with pytest.raises(ValueError, match="nas.architecture, line .*: nearest may only check"):
-        sources.written([("nas.architecture", "_object")])
+        sources.written([("nas.architecture", "json_object")])
     with pytest.raises(ValueError, match="is defined in nas.* and in nas.*: one of them needs a new name"):
         sources.written([("nas.attention.mixing", "_branch"), ("nas.placement.sites", "_branch")])
 

@@ -142,7 +142,7 @@ def test_pick(how: str, expected: int) -> None:
     [
         ("best", r"pick must be one of knee, accuracy, fastest, trial:N, latency<=X, slowdown<=P%.*but got 'best'"),
         ("latency<=-1", "pick must be one of"),
-        ("trial:9", "no finished trial has the number 9; the nearest ones: 0, 1"),
+        ("trial:9", "no finished trial has the number 9; 2 have finished, the nearest: 0, 1"),
         ("latency<=1.5", r"no trial keeps to a latency of 1.5 ms; the nearest is trial 0 with a latency of 2.1 ms"),
         ("slowdown<=2%", r"no trial keeps to a slowdown of 2 %; the nearest is trial 0 with a slowdown of 5 %"),
     ],

@@ -17,6 +17,7 @@ from nas.data import load as load_data
 from nas.evaluate import Evaluator
 from nas.evaluation import EvaluationError
 from nas.latency import device_words
+from nas.pauses import Pause, Pauses
 from nas.protocol import Protocol
 from nas.store import Store
 from nas.trainer import Trainer
@@ -95,6 +96,28 @@ def test_an_evaluation_has_the_ratio_of_the_replays(data: SearchData, tmp_path: 
     assert 0.5 < evaluation.latency.graph_ratio < 5
     assert evaluation.train_memory_bytes is not None
     assert evaluation.train_memory_bytes > 4 * evaluation.parameters
+
+
+def test_a_training_that_was_cut_off_goes_on(data: SearchData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.pauses.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("nas.pauses.MOST_SHARE", float("inf"))
+    pauses, one = Pauses(tmp_path), trainer(data, epochs=4)
+    seen: list[tuple[int, float]] = []
+
+    def after_epoch(epoch: int, accuracy: float) -> None:
+        seen.append((epoch, accuracy))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        one.train(one.build(SE), on_epoch=after_epoch, pause=Pause(pauses, "one"))
+    state = pauses.get("one")
+    assert state is not None
+    assert state["random_cuda"] is not None
+    curve = one.train(one.build(SE), on_epoch=after_epoch, pause=Pause(pauses, "one"))
+    assert [epoch for epoch, _ in seen] == [1, 2, 3, 1, 2, 3, 4]
+    assert seen[3:5] == seen[:2]  # what was kept, to the last digit; the kernels of a GPU need not repeat the rest
+    assert len(curve.accuracies) == 4
 
 
 @pytest.mark.slow

@@ -163,9 +163,9 @@ def test_the_verb_times_without_data_and_keeps_what_it_found(
     ("arguments", "message"),
     [
         (["--runtime", "tensorrt"], "latency_runtime must be one of eager, compile, onnxruntime, but got 'tensorrt'"),
-        (["--latency-batch", "0"], "latency_batch_size must be at least 1, but got 0"),
-        (["--latency-resolution", "0"], "latency_resolution must be at least 1, but got 0"),
-        (["--latency-seconds", "-1"], "latency_seconds must be positive and finite"),
+        (["--latency-batch", "0"], "--latency-batch must be at least 1, but got 0"),
+        (["--latency-resolution", "0"], "--latency-resolution must be at least 1, but got 0"),
+        (["--latency-seconds", "-1"], "--latency-seconds must be positive and finite"),
         (["--device", "cuda:99"], "device must be one of auto"),
     ],
 )

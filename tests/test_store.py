@@ -6,6 +6,7 @@ import dataclasses
 import sqlite3
 from pathlib import Path
 
+import optuna
 import pytest
 import sqlalchemy as sa
 import toy
@@ -116,7 +117,10 @@ def test_creating_twice_keeps_what_is_there(store: Store) -> None:
 def test_tables_of_another_version_are_refused(store: Store, tmp_path: Path) -> None:
     with sa.create_engine(toy.url(tmp_path)).begin() as connection:
         connection.execute(sa.text("UPDATE nas_meta SET value = '0'"))
-    with pytest.raises(StorageError, match="has schema 0 of the nas_ tables, but this version reads 2"):
+    with pytest.raises(
+        StorageError,
+        match="has schema 0 of the nas_ tables, but this version of the program reads 3, and none older than 2",
+    ):
         store.create()
 
 
@@ -135,6 +139,26 @@ def test_a_database_of_something_else_is_refused_and_left_alone(tmp_path: Path) 
         with pytest.raises(StorageError, match=r"photos.db is a database of something else \(tables: photos\)"):
             opened(f"sqlite:///{path}")
     assert path.read_bytes() == before
+
+
+def test_a_database_whose_making_was_cut_off_is_made_on(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "studies.db") as connection:
+        connection.execute("CREATE TABLE version_info (version_info_id INTEGER NOT NULL PRIMARY KEY)")
+        connection.execute("DROP TABLE version_info")
+        connection.execute("CREATE TABLE study_directions (study_direction_id INTEGER NOT NULL PRIMARY KEY)")
+    with pytest.raises(StorageError, match="studies.db was cut off while it was made, and holds nothing yet; run the"):
+        storage.connect_existing(toy.url(tmp_path))
+    with sqlite3.connect(tmp_path / "studies.db") as connection:
+        connection.execute("DROP TABLE study_directions")  # another version of it would be in the way
+        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+    toy.create(tmp_path).close()
+    assert storage.study_names(toy.url(tmp_path)) == ["toy"]
+
+
+def test_a_database_of_another_program_of_optunas_is_refused_where_it_is_read(tmp_path: Path) -> None:
+    optuna.create_study(study_name="theirs", storage=toy.url(tmp_path))
+    with pytest.raises(StorageError, match="studies.db is a database of something else"):
+        storage.connect_existing(toy.url(tmp_path))
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -159,6 +159,55 @@ def test_whoever_trains_or_times_waits(monkeypatch: pytest.MonkeyPatch) -> None:
             elsewhere.submit(timer, SE).result()
 
 
+@pytest.mark.parametrize(
+    ("runtime", "shares"), [("eager", [False]), ("compile", [True, False]), ("onnxruntime", [True, False])]
+)
+def test_others_train_while_a_model_is_prepared(
+    runtime: str, shares: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether others may have the device, in each call that prepares; that before the clock finds it done."""
+    if runtime == "onnxruntime":
+        pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+        pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    timer = Timer(trainer(latency_runtime=runtime))
+    timer._locks = [DeviceLock(f"{runtime} of this test", timeout=0.05)]
+    seen: list[bool] = []
+    made: list[nn.Module] = []
+    inner = Runtime.prepare
+
+    def make(model: nn.Module, batch: torch.Tensor) -> Any:
+        assert not model.training
+        assert torch.is_inference_mode_enabled()
+        made.append(model)
+        return lambda: lambda: model(batch)
+
+    def prepare(self: Runtime, *models: nn.Module) -> None:
+        with ThreadPoolExecutor(1) as elsewhere:
+            seen.append(elsewhere.submit(trains, timer._locks[0]).result())
+        self._make = make
+        inner(self, *models)
+
+    monkeypatch.setattr(Runtime, "prepare", prepare)
+    timer(SE)
+    assert seen == shares
+    assert len(made) == (0 if runtime == "eager" else 2)
+
+
+def trains(lock: DeviceLock) -> bool:
+    """Tell whether another thread may train."""
+    try:
+        with lock.training():
+            return True
+    except TimeoutError:
+        return False
+
+
+def test_on_a_gpu_kernels_are_tried_alone() -> None:
+    batch = torch.zeros(1, 1, 8, 8, device="meta")
+    assert not Runtime("compile", batch, "float32").may_prepare_beside_others
+    assert Runtime("compile", torch.zeros(1, 1, 8, 8), "float32").may_prepare_beside_others
+
+
 def test_what_trains_and_what_is_timed_are_locked_both() -> None:
     one = Timer(trainer())
     two = Timer(trainer(), torch.device("meta"))

@@ -247,15 +247,16 @@ def test_searches_share_one_warm_start(tmp_path: Path, trainings: list[int]) -> 
             latency_seconds=0.02,
             repeats=0,
         )
-        return search(replace(settings, **{"warm_start": True, **changes}), on_weights=said.append).study.protocol
+        return search(replace(settings, **{"warm_start": True, **changes}), on_event=said.append).study.protocol
 
     protocol = run("one", 2)
     assert trainings[0] == 2
     assert protocol.warm_epochs == 2
     assert protocol.learning_rate == pytest.approx(0.01)  # fresh weights take the tenfold, trained ones lose by it
     assert protocol.warm_learning_rate == 0.1
-    assert said[0] == "training the bare test_resnet for 2 epochs, once, for all trials to start from"
-    assert "tensors of the backbone; " in said[1]
+    assert said[0] == "trying every block at every stage of test_resnet"
+    assert said[1] == "training the bare test_resnet for 2 epochs, once, for all trials to start from"
+    assert "tensors of the backbone; " in said[2]
     assert run("one", 3) == protocol  # goes on
     assert run("two", 2).weights == protocol.weights
     frozen = run("three", 1, freeze_backbone=True)

@@ -33,7 +33,8 @@ OptionValue = int | float | str | None
 def nearest(word: object, known: Iterable[str]) -> str:
     """Return a hint such as ``"; did you mean 'se'?"``, or nothing if no known word is close."""
     by_lower = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), by_lower, n=1) if isinstance(word, str) else []
+    is_word = isinstance(word, str) and len(word) < 100  # to compare a long text takes long, and finds nothing
+    close = difflib.get_close_matches(str(word).lower(), by_lower, n=1) if is_word else []
     return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 
 

@@ -7,6 +7,7 @@ import socketserver
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -19,7 +20,7 @@ from nas.database import StorageError
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-    from nas.study import Study
+    from nas.study import Board, Study
 
 HOST = "127.0.0.1"
 """The dashboard has no password: it is not for other machines to see."""
@@ -60,17 +61,28 @@ def app(study: Study, studies: str | Path, *, flags: Callable[[str], str], edita
     if editable:
         desk.store()
     dashboard = optuna_dashboard.wsgi(board, artifact_store=shelf)
-    dashboard.install(_improved)
+    dashboard.install(partial(_improved, dashboard, board))
     return Guard(dashboard, editable=editable, on_study=(lambda number: None) if editable else desk.refresh)
 
 
-def _improved(view: Callable[..., Any]) -> Callable[..., Any]:
-    """Sort an answer's plots by their ids, and say of a file that it is gone: a plugin of the dashboard's framework."""
-    from bottle import HTTPError  # the framework that optuna-dashboard is made with
+def _improved(dashboard: Any, board: Board, view: Callable[..., Any]) -> Callable[..., Any]:
+    """Mend what the dashboard answers: a plugin of its framework.
+
+    An answer's plots are sorted by their ids, a file that is gone is said to be gone, and importances do not fail while
+    a search goes on.
+    """
+    from bottle import HTTPError, request  # the framework that optuna-dashboard is made with
 
     def answer(*args: Any, **kwargs: Any) -> Any:
         try:
-            found = view(*args, **kwargs)
+            if not request.path.endswith("/param_importances"):
+                found = view(*args, **kwargs)
+            else:
+                # Trials are kept for some seconds, but read anew for this, which fails where one that has ended since
+                # is the first with some parameter.
+                dashboard._inmemory_cache.clear()
+                with board.still():
+                    found = view(*args, **kwargs)
         except FileNotFoundError as error:
             return HTTPError(404, f"the file of this artifact is gone: {error.filename or error}")
         if isinstance(found, dict) and "plotly_graph_objects" in found:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from nas import files
+from nas import files, strict_json
 from nas.architecture import Architecture
+from nas.attention.widths import is_int
 from nas.front import Row
 from nas.protocol import Protocol
+from nas.strict_json import short
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +27,8 @@ SCHEMA = 1
 """Version of the config's form."""
 CONFIG, WEIGHTS = "architecture.json", "weights.safetensors"
 """What the config and the trained weights are called in an exported folder."""
+MOST = {"num_classes": 2**20, "in_channels": 2**12, "resolution": 2**14}
+"""Largest numbers that are believed: beyond, a few letters in a file would take all memory that there is."""
 _KEYS = ("schema", "architecture", "id", "num_classes", "in_channels", "evidence", "protocol", "space")
 
 
@@ -66,8 +70,8 @@ def check_replaceable(path: str | Path) -> None:
     if not path.is_file() or not path.stat().st_size:
         return
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = strict_json.load(path)
+    except (OSError, strict_json.JsonError):
         found = None
     if not isinstance(found, dict) or not {"schema", "architecture", "protocol"} <= set(found):
         raise ConfigError(f"{path} is there already, and no export has written it; give another --out, or remove it")
@@ -100,6 +104,8 @@ def alone_in(folder: Path, name: str) -> Iterator[None]:
         files.check_folder(folder)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    if (folder / name).is_symlink():  # to lock a file is to empty it
+        raise ConfigError(f"{folder / name} is a link, which no export makes; remove it")
     lock = filelock.FileLock(str(folder / name), timeout=0)
     try:
         lock.acquire()
@@ -130,31 +136,38 @@ def read(path: str | Path) -> tuple[Architecture, dict[str, Any]]:
     if path.is_dir():
         path = path / CONFIG
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = strict_json.load(path)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except strict_json.JsonError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict) or set(content) != set(_KEYS):
-        found = ", ".join(sorted(content)) if isinstance(content, dict) else type(content).__name__
+        found = short(sorted(content)) if isinstance(content, dict) else type(content).__name__
         raise ConfigError(f"{path} must have the keys {', '.join(sorted(_KEYS))}, but has: {found}")
-    if content["schema"] != SCHEMA:
-        raise ConfigError(f"{path} has schema {content['schema']!r}, but this version reads {SCHEMA}")
+    if content["schema"] != SCHEMA or not is_int(content["schema"]):
+        raise ConfigError(f"{path} has schema {short(content['schema'])}, but this version reads {SCHEMA}")
     try:
         architecture = Architecture.from_dict(content["architecture"])
         if not isinstance(content["protocol"], dict):
-            raise ValueError(f"protocol must be a JSON object, but got {content['protocol']!r}")
+            raise ValueError(f"protocol must be a JSON object, but got {short(content['protocol'])}")
         protocol = Protocol.from_dict(content["protocol"])
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
     if architecture.id != content["id"]:
         raise ConfigError(
-            f"{path} says id {content['id']!r}, but its architecture has {architecture.id}: it was changed"
+            f"{path} says id {short(content['id'])}, but its architecture has {architecture.id}: it was changed"
         )
+    if protocol.resolution > MOST["resolution"]:
+        raise ConfigError(f"{path}: resolution must be at most {MOST['resolution']}, but got {protocol.resolution}")
     for key, expected in (("num_classes", protocol.num_classes), ("in_channels", protocol.channels)):
-        if content[key] != expected or isinstance(content[key], bool):
-            raise ConfigError(f"{path} says {key} {content[key]!r}, but its protocol has {expected}: it was changed")
-    return architecture, content
+        if content[key] != expected or not is_int(content[key]):
+            raise ConfigError(
+                f"{path} says {key} {short(content[key])}, but its protocol has {expected}: it was changed"
+            )
+        if expected > MOST[key]:
+            raise ConfigError(f"{path}: {key} must be at most {MOST[key]}, but got {expected}")
+    # With every field: those that were not there have their defaults, which whoever reads on relies on.
+    return architecture, {**content, "protocol": protocol.to_dict()}
 
 
 def load(path: str | Path) -> nn.Module:

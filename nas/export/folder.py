@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nas import strict_json
 from nas.architecture import Architecture
 from nas.export import page, standalone
 from nas.export.config import CONFIG, WEIGHTS, ConfigError, alone_in, read, write
@@ -137,10 +138,10 @@ def _check_place(out: Path, wanted: str, onnx: bool = False) -> frozenset[str]:
             "give a new folder with --out"
         )
     try:
-        said = json.loads((out / PROOF).read_text(encoding="utf-8"))
+        said = strict_json.load(out / PROOF)
         listed = said["files"] if set(said) == _KEYS else ()
         old = frozenset(listed) & {*ALWAYS, *OPTIONAL} | ({PROOF} if listed else frozenset())
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # no proof, or not one of an export
+    except (OSError, ValueError, LookupError, TypeError):  # no proof, or not one of an export
         old = frozenset()
     written = (*ALWAYS[1:], PROOF, *(OPTIONAL[1:] if onnx else ()))
     foreign = [name for name in written if name not in old and os.path.lexists(out / name)]
@@ -297,16 +298,18 @@ def _read_proof(folder: Path) -> dict[str, Any]:
         raise FolderError(f"{folder} is no folder; give one that run_search.py export has written")
     path = folder / PROOF
     try:
-        text = path.read_text(encoding="utf-8")
-        said = json.loads(text)
+        text = strict_json.read(path)
+        said = strict_json.loads(text)
     except FileNotFoundError as error:
         raise FolderError(f"{path} is missing: {folder} is no export, or not a whole one") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, strict_json.JsonError) as error:
         raise FolderError(f"{path} cannot be read, it was changed: {error}") from error
-    if not isinstance(said, dict) or set(said) != _KEYS or text != _sealed(said):
+    if not isinstance(said, dict) or set(said) != _KEYS or text != _sealed(said).encode():
         raise FolderError(f"{path} was changed since it was written: its seal is another one")
     if said["schema"] != PROOF_SCHEMA:
-        raise FolderError(f"{path} has schema {said['schema']!r}, but this version reads {PROOF_SCHEMA}")
+        raise FolderError(
+            f"{path} has schema {strict_json.short(said['schema'])}, but this version reads {PROOF_SCHEMA}"
+        )
     names, known = said["files"], {*ALWAYS, *OPTIONAL}
     if not isinstance(names, dict) or not set(ALWAYS) <= set(names) <= known or not isinstance(said["program"], dict):
         raise FolderError(f"{path} must list {', '.join(ALWAYS)} and none but these and {', '.join(OPTIONAL)}")

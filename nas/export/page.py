@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,7 +84,7 @@ def page(
         f"# {architecture.backbone}, architecture {architecture.id}",
         "\n".join(placements or ["The bare backbone: no block is placed in it."]),
         f"Images of {channels} x {side} x {side} pixels, {content['num_classes']} classes; "
-        + evidence(dict(content))
+        + evidence(dict(content), _as_markdown)
         + " That accuracy is of a short training: it ranks architectures, and is not what the network can reach. The "
         "images were normalised by mean and standard deviation of each channel over the training images, which "
         f"`split.json` in the folder of the study records.{_start(content['protocol'])}",
@@ -108,7 +109,12 @@ def _start(protocol: Mapping[str, Any]) -> str:
     if not protocol["weights"]:
         return ""
     then = "stayed as it was" if protocol["freeze_backbone"] else "was trained on"
-    return f" The backbone started from trained weights, {plain(protocol['weights'])}, and {then}."
+    return f" The backbone started from trained weights, {_as_markdown(protocol['weights'])}, and {then}."
+
+
+def _as_markdown(value: object) -> str:
+    """Return text that is nothing but text in Markdown, whatever somebody has written into a config."""
+    return re.sub(r"([\\`*_\[\]<>&!#|~])", r"\\\1", plain(value))
 
 
 def _files(optional: Sequence[str]) -> list[str]:

@@ -31,6 +31,7 @@ from nas.export.config import build
 from nas.export.onnx_file import ONNX_TOLERANCE
 from nas.export.selfcheck import TOLERANCE, answers, difference, fill, noise
 from nas.locks import DeviceLock
+from nas.packed import check_unpacked
 
 BATCHES = (1, 2, 5)
 """Images in the batches that are compared."""
@@ -83,6 +84,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         ProofError: If they are not exactly those of the network, with the first that differs.
         ValueError: If the file cannot be read.
     """
+    check_unpacked(path)
     found, wanted = selfcheck.read_tensors(path), model.state_dict()
     for name in [*wanted, *found]:
         if name not in found or name not in wanted:

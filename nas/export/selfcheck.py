@@ -108,7 +108,10 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise ValueError(f"{path} is no safetensors file: {error}") from error
     except Exception as error:  # torch's reader raises what its formats meet
-        raise ValueError(f"{path} holds no plain state dict: {type(error).__name__}") from error
+        raise ValueError(
+            f"{path} holds no plain state dict ({type(error).__name__}); give a .safetensors file, or what "
+            "torch.save(model.state_dict(), file) writes"
+        ) from error
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -107,11 +107,17 @@ def _docstring(architecture: Architecture, content: dict[str, Any]) -> str:
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
-def evidence(content: dict[str, Any]) -> str:
-    """Return in one sentence where a network comes from and what was measured on it."""
+def evidence(content: dict[str, Any], shown: Callable[[object], str] | None = None) -> str:
+    """Return in one sentence where a network comes from and what was measured on it.
+
+    Args:
+        content: The config's content.
+        shown: Returns a name as it may stand in the text; :func:`plain` by default.
+    """
+    shown = shown or plain
     found = content["evidence"] if isinstance(content["evidence"], dict) else {}
     protocol, latency = content["protocol"], found.get("latency")
-    words = [f"from trial {plain(found.get('trial'))} of the study {plain(found.get('study'))}"]
+    words = [f"from trial {shown(found.get('trial'))} of the study {shown(found.get('study'))}"]
     accuracy = [found.get(name) for name in ("accuracy", "accuracy_low", "accuracy_high")]
     if all(isinstance(value, (int, float)) for value in accuracy):
         mean, low, high = (100 * value for value in accuracy if value is not None)
@@ -122,7 +128,7 @@ def evidence(content: dict[str, Any]) -> str:
     numbers = ("ratio", "ratio_low", "ratio_high")
     if isinstance(latency, dict) and all(isinstance(latency.get(name), (int, float)) for name in numbers):
         ratio, low, high = (latency[name] for name in numbers)
-        where = f" on {plain(latency.get('device'))}"
+        where = f" on {shown(latency.get('device'))}"
         words.append(f"{ratio:.3f} [{low:.3f}, {high:.3f}] times the latency of the bare backbone{where}")
     return "; ".join(words) + "."
 
@@ -202,8 +208,8 @@ def _made(insertion: Insertion) -> str:
 
 def _literal(value: object) -> str:
     """Return a JSON value as Python writes it: with whatever somebody has put into a config, it is nothing else."""
-    if isinstance(value, str):
-        return json.dumps(value)
+    if isinstance(value, str):  # JSON's escapes are Python's as far as ASCII goes
+        return json.dumps(value) if value.isascii() else ascii(value)
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_literal(key)}: {_literal(each)}" for key, each in value.items()) + "}"
     if isinstance(value, (list, tuple)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nas.latency.device import device_words, lock_name
+from nas.latency.device import device_words, lock_name, threads_in
 from nas.latency.interval import median_interval
 from nas.latency.measure import FEWEST_ROUNDS, measure
 from nas.latency.runtime import DTYPES, Runtime, RuntimeMissingError
@@ -18,4 +18,5 @@ __all__ = [
     "measure",
     "median_interval",
     "runtime_software",
+    "threads_in",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,6 +22,12 @@ def device_words(device: torch.device) -> str:
     # Threads that sleep while they wait made batch-1 latency of a small network four times longer, and ratios smaller.
     asleep = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" and threads > 1
     return f"cpu: {_processor()}, {threads} thread{'' if threads == 1 else 's'}{' (OMP passive)' if asleep else ''}"
+
+
+def threads_in(words: str) -> int:
+    """Return how many threads of a CPU those words name; 1 where they name none."""
+    found = re.search(r", (\d+) threads?\b", words)
+    return int(found[1]) if found else 1
 
 
 def lock_name(device: torch.device) -> str:

@@ -103,9 +103,9 @@ def measure(
     _check_device(candidate, bare, batch)
     limit_ns = int(max_seconds * 1e9)
     maker = runtime if isinstance(runtime, Runtime) else Runtime(runtime, batch, precision)
-    maker.begin()
     rounds: list[list[Pair]] = []
     with _conditions(candidate, bare):
+        maker.prepare(candidate, bare)
         bench = _Bench(maker, candidate, bare, _sampler(batch.device, clock))
         repeats = bench.warm_up(limit_ns=int(limit_ns * WARM_UP_SHARE), clock=clock)
         start = clock()

@@ -54,11 +54,34 @@ class Runtime:
         if name == "onnxruntime":
             _check_onnxruntime(batch.device, precision)
 
-    def begin(self) -> None:
-        """Forget what would slow down, or stop, the next models: dynamo looks through all its graphs of one class."""
-        if self.name == "compile":
-            self._made.clear()
+    @property
+    def may_prepare_beside_others(self) -> bool:
+        """Whether :meth:`prepare` takes long, and makes the same of a model while others use the device.
+
+        On a GPU torch.compile tries kernels and keeps the quickest, which with others beside it may be another one.
+        """
+        return self.name == "onnxruntime" or (self.name == "compile" and self._batch.device.type == "cpu")
+
+    def prepare(self, *models: nn.Module) -> None:
+        """Export or compile models in evaluation mode, unless that was done, so that :meth:`fresh` need not.
+
+        Call it in inference mode, as what is compiled is compiled for the mode.
+
+        Raises:
+            RuntimeError: If the runtime cannot run one of them.
+        """
+        if self.name == "eager" or all(model in self._made for model in models):
+            return
+        if self.name == "compile":  # forget what would slow these down, or stop them: dynamo looks through all its
+            self._made.clear()  # graphs of one class
             torch._dynamo.reset()
+        for model in models:
+            self._prepare(model)
+
+    def _prepare(self, model: nn.Module) -> Callable[[], Run]:
+        if model not in self._made:
+            self._made[model] = self._make(model, self._batch)
+        return self._made[model]
 
     def fresh(self, model: nn.Module) -> Run:
         """Return a pass through the model whose tensors lie elsewhere in memory than before, where that is cheap.
@@ -69,9 +92,7 @@ class Runtime:
         if self.name == "eager":
             twin = copy.deepcopy(model).to(self._batch.dtype)
             return lambda: twin(self._batch)
-        if model not in self._made:
-            self._made[model] = self._make(model, self._batch)
-        return self._made[model]()
+        return self._prepare(model)()
 
 
 def software(name: str) -> str:

@@ -15,10 +15,14 @@ import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
+from nas.packed import check_unpacked
 from nas.placement.probe import BackboneError, config_of, names_in
 from nas.shadow import without_data
 
-RESERVED = ("num_classes", "in_chans", "pretrained", "features_only", "checkpoint_path", "pretrained_cfg", "scriptable")
+RESERVED = (
+    *("num_classes", "in_chans", "pretrained", "features_only", "checkpoint_path", "pretrained_cfg", "scriptable"),
+    *("pretrained_cfg_overlay", "cache_dir"),
+)
 """Arguments of timm's factories that this program sets itself, or whose models would be no classifiers."""
 
 
@@ -196,15 +200,18 @@ def pretrained(
     words = f"timm's {backbone}"
     if checkpoint is not None:
         path = Path(checkpoint)
-        made_for = _made_for(config_of(bare), _read(path))
+        found = _read(path)
+        made_for = _made_for(config_of(bare), found)
         words = f"{path.name} ({_hash(path)})"
-        arguments |= {"num_classes": made_for["num_classes"], "pretrained_cfg_overlay": {"file": str(path), **made_for}}
+        # The tensors, not the file: some versions of timm read files with leave to execute what is in them.
+        overlay = {"state_dict": dict(found), **made_for}
+        arguments |= {"num_classes": made_for["num_classes"], "pretrained_cfg_overlay": overlay}
     try:
         loaded: nn.Module = timm.create_model(backbone, pretrained=True, **arguments)
     except Exception as error:  # no network, no such tag, tensors of other names or shapes: timm raises many kinds
         raise BackboneError(f"{words} does not load into {backbone}: {' '.join(str(error).split())[:400]}") from error
-    expected, found = bare.state_dict(), loaded.state_dict()
-    kept = {name: tensor for name, tensor in found.items() if name in expected and expected[name].shape == tensor.shape}
+    expected, given = bare.state_dict(), loaded.state_dict()
+    kept = {name: tensor for name, tensor in given.items() if name in expected and expected[name].shape == tensor.shape}
     heads = tuple(f"{name}." for name in names_in(config_of(bare).get("classifier")))
     lost = [name for name in expected if name not in kept and not (heads and name.startswith(heads))]
     if lost:
@@ -221,19 +228,21 @@ def classifiers(model: nn.Module) -> list[nn.Module]:
 
 def _read(path: Path) -> Mapping[str, Tensor]:
     """Read a checkpoint without executing anything in it."""
+    if not path.is_file():
+        raise BackboneError(f"there is no checkpoint {str(path)[:200]}")
     try:
-        if not path.is_file():
-            raise FileNotFoundError
+        check_unpacked(path)
+    except ValueError as error:
+        raise BackboneError(str(error)) from error
+    try:
         found: Mapping[str, Tensor] = load_state_dict(str(path), weights_only=True)
-        return found
-    except OSError as error:
-        raise BackboneError(f"there is no checkpoint {str(path)[:200]}") from error
     except Exception as error:  # the readers raise what their formats meet
         if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
             raise BackboneError(
                 f"{path} holds more than tensors, and reading it could run code; save the model's state_dict() instead"
             ) from error
         raise BackboneError(f"{path} is no checkpoint of torch or safetensors: {type(error).__name__}") from error
+    return found
 
 
 def _made_for(config: Mapping[str, Any], found: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -242,11 +242,9 @@ def _made(story: Story) -> str:
 
 
 def markdown(text: str) -> str:
-    """Return Markdown as HTML, one heading lower; what it holds of HTML stays text."""
+    """Return Markdown as HTML, one heading lower; what it holds of HTML, links and images stays text."""
     from markdown_it import MarkdownIt
 
-    return (
-        str(MarkdownIt("commonmark", {"html": False}).enable("table").render(text))
-        .replace("h2>", "h3>")
-        .replace("h1>", "h2>")
-    )
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+    reader.disable(["link", "image", "autolink", "reference"])  # no verb writes any: they would be somebody's names
+    return str(reader.render(text)).replace("h2>", "h3>").replace("h1>", "h2>")

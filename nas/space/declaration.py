@@ -1,16 +1,33 @@
-"""What may be combined, as a declaration that knows no widths."""
+"""What may be combined, as a declaration that knows no widths: in Python, or as JSON.
+
+The JSON has the names of :class:`SearchSpace`'s fields, each with the same meaning; only ``backbones`` and ``blocks``
+must be there. It is data: nothing in it is executed::
+
+    {"backbones": ["test_resnet"], "blocks": {"se": {"reduction": [4, 16]}, "eca": {}}, "stages": [2, 3]}
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from nas.architecture import NONE, POSITIONS, Stage, check_position
+from nas import strict_json
+from nas.architecture import NONE, POSITIONS, Stage, check_position, json_object
 from nas.attention import BLOCKS, INITS
 from nas.attention.options import OptionValue, nearest
 from nas.attention.widths import is_int
 from nas.space.resolved import ResolvedSpace
 from nas.space.site import Site, Values
+from nas.strict_json import short
+
+SCHEMA = 1
+"""Version of the JSON form; a reader refuses a version that it does not know."""
+MOST_VARIANTS = 10_000
+"""Most combinations of the option values that a declaration names for one block: all of them are looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,21 +60,23 @@ class SearchSpace:
             if name == "stages" and value is None:
                 continue
             if not isinstance(value, tuple) or not value or len(set(map(repr, value))) != len(value):
-                raise ValueError(f"{name} must be a tuple of distinct entries, at least one, but got {value!r}")
+                raise ValueError(f"{name} must be a tuple of distinct entries, at least one, but got {short(value)}")
         for backbone in self.backbones:
             if not isinstance(backbone, str) or not backbone:
-                raise ValueError(f"backbones must be names of timm models, but got {backbone!r}")
+                raise ValueError(f"backbones must be names of timm models, but got {short(backbone)}")
         for index in self.stages or ():
             if not is_int(index) or index < 0:
-                raise ValueError(f"stages must be integers >= 0, but got {index!r}")
+                raise ValueError(f"stages must be integers >= 0, but got {short(index)}")
         for position in self.positions:
             check_position(position)
         if self.init not in INITS:
-            raise ValueError(f"init must be one of {', '.join(INITS)}, but got {self.init!r}")
+            raise ValueError(f"init must be one of {', '.join(INITS)}, but got {short(self.init)}")
         if self.max_blocks is not None and (not is_int(self.max_blocks) or self.max_blocks < 1):
-            raise ValueError(f"max_blocks must be an integer >= 1, or None for no bound, but got {self.max_blocks!r}")
+            raise ValueError(
+                f"max_blocks must be an integer >= 1, or None for no bound, but got {short(self.max_blocks)}"
+            )
         if isinstance(self.blocks, str) or not self.blocks:
-            raise ValueError(f"blocks must name at least one block, but got {self.blocks!r}")
+            raise ValueError(f"blocks must name at least one block, but got {short(self.blocks)}")
         given = self.blocks if isinstance(self.blocks, Mapping) else {name: {} for name in self.blocks}
         object.__setattr__(self, "blocks", {block: _checked(block, values) for block, values in given.items()})
 
@@ -66,6 +85,53 @@ class SearchSpace:
         """The blocks, each with the option values that the declaration names."""
         assert isinstance(self.blocks, Mapping)  # __post_init__ made it one
         return self.blocks
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the declaration as JSON values."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {"schema": SCHEMA, **{name: _listed(value) for name, value in fields.items()}}
+
+    def to_json(self) -> str:
+        """Return the declaration as JSON, which :meth:`from_json` reads."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @classmethod
+    def from_dict(cls, data: object) -> SearchSpace:
+        """Read a declaration from JSON values, strictly.
+
+        Raises:
+            ValueError: On a key that is unknown or missing, a wrong type, and on what no declaration may say.
+        """
+        optional = ("schema", "stages", "positions", "init", "max_blocks")
+        content = dict(json_object(data, "a search space", ("backbones", "blocks"), optional))
+        schema = content.pop("schema", SCHEMA)
+        if schema != SCHEMA or not is_int(schema):
+            raise ValueError(f"schema must be {SCHEMA}, but got {short(schema)}")
+        for name in ("backbones", "stages", "positions"):
+            if name not in content or (name == "stages" and content[name] is None):
+                continue
+            if not isinstance(content[name], list):
+                raise ValueError(f"{name} must be a list, but got {short(content[name])}")
+            content[name] = tuple(content[name])
+        blocks = content["blocks"]
+        if not isinstance(blocks, (dict, list)) or not all(isinstance(name, str) for name in blocks):
+            raise ValueError(f"blocks must be a list of names, or map names to options, but got {short(blocks)}")
+        if len(set(blocks)) < len(blocks):
+            raise ValueError(f"blocks must be distinct, but got {short(blocks)}")
+        return cls(**content)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> SearchSpace:
+        """Read a declaration from JSON, strictly; nothing in it is executed.
+
+        Raises:
+            ValueError: On text that is not JSON, and as :meth:`from_dict`.
+        """
+        try:
+            data = strict_json.loads(text)
+        except strict_json.JsonError as error:
+            raise ValueError(f"a search space must be JSON, but {error}") from error
+        return cls.from_dict(data)
 
     def resolve(self, stages: Mapping[str, Sequence[Stage]]) -> ResolvedSpace:
         """Check the declaration against the stages of its backbones.
@@ -131,13 +197,24 @@ def _checked(block: str, values: Values) -> dict[str, tuple[OptionValue, ...]]:
         hint = "; 'none' is always a choice and is not listed" if block == NONE else nearest(block, BLOCKS)
         raise ValueError(f"unknown block {block!r}{hint}; known: {', '.join(BLOCKS)}")
     if not isinstance(values, Mapping):
-        raise ValueError(f"options of {block} must map names to tuples of values, but got {values!r}")
+        raise ValueError(f"options of {block} must map names to tuples of values, but got {short(values)}")
     for option, choices in values.items():
         if not isinstance(choices, (tuple, list)) or not choices:
-            raise ValueError(f"{block}.{option} must be a tuple of values, at least one, but got {choices!r}")
+            raise ValueError(f"{block}.{option} must be a tuple of values, at least one, but got {short(choices)}")
+    variants = math.prod(map(len, values.values()))
+    if variants > MOST_VARIANTS:
+        raise ValueError(f"the values of {block} must make at most {MOST_VARIANTS} combinations, but make {variants}")
+    for option, choices in values.items():
         for value in choices:
             BLOCKS[block].check({option: value})
     return {option: tuple(choices) for option, choices in values.items()}
+
+
+def _listed(value: Any) -> Any:
+    """Return a value with lists in place of its tuples, as JSON has them."""
+    if isinstance(value, Mapping):
+        return {name: _listed(each) for name, each in value.items()}
+    return [*value] if isinstance(value, tuple) else value
 
 
 def _effective(

@@ -8,9 +8,10 @@ from typing import Any
 
 from nas.architecture import Stage
 from nas.attention import BLOCKS
+from nas.attention.options import OptionValue
 from nas.space.declaration import SearchSpace
 from nas.space.resolved import ResolvedSpace
-from nas.space.site import Site
+from nas.space.site import Site, Values
 
 
 def restored(data: Mapping[str, Any], stages: Mapping[str, Sequence[Stage]]) -> ResolvedSpace:
@@ -24,16 +25,20 @@ def restored(data: Mapping[str, Any], stages: Mapping[str, Sequence[Stage]]) -> 
         stages: For each backbone its stages.
 
     Raises:
-        ValueError: If the backbones have other stages or widths now.
+        ValueError: If the backbones have other stages or widths now, or if it is something else: a database may have
+            been written by anybody.
     """
-    sites = {name: tuple(_sites(name, data, stages[name])) for name in data["backbones"]}
-    space = SearchSpace(
-        backbones=tuple(sites),
-        blocks=_order(list(site.blocks) for offered in sites.values() for site in offered),
-        positions=tuple(data["positions"]),
-        init=data["init"],
-        max_blocks=data.get("max_blocks"),
-    )
+    try:
+        sites = {name: tuple(_sites(name, data, stages[name])) for name in data["backbones"]}
+        space = SearchSpace(
+            backbones=tuple(sites),
+            blocks=_order(list(site.blocks) for offered in sites.values() for site in offered),
+            positions=tuple(data["positions"]),
+            init=data["init"],
+            max_blocks=data.get("max_blocks"),
+        )
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ValueError(f"the study holds no search space as this program writes it: {error!r}") from error
     return ResolvedSpace(space=space, sites=sites)
 
 
@@ -47,11 +52,17 @@ def _sites(backbone: str, data: Mapping[str, Any], stages: Sequence[Stage]) -> I
                     f"{position} of {key} of {backbone} had {offered['widths']} channels when the study was made, but "
                     f"has {widths or 'none'} now"
                 )
-            blocks = {
-                block: {option: tuple(choices) for option, choices in values.items()}
-                for block, values in offered["blocks"].items()
-            }
+            blocks = {block: _values(block, values) for block, values in offered["blocks"].items()}
             yield Site(stage=known[key], position=position, blocks=blocks)
+
+
+def _values(block: str, values: Mapping[str, Sequence[OptionValue]]) -> Values:
+    """Return the option values of a block, each of which is possible at some width."""
+    checked = SearchSpace(backbones=("any",), blocks={block: {name: tuple(each) for name, each in values.items()}})
+    for name, option in BLOCKS[block].options.items():
+        if name in values and option.when is not None and option.when[0] not in values:
+            raise ValueError(f"{block}.{name} depends on {option.when[0]}, which the study's space does not have")
+    return checked.values[block]
 
 
 def _order(orders: Iterable[list[str]]) -> list[str]:

@@ -1,6 +1,6 @@
 """The Optuna study: create, resume, propose, keep. The only package that imports Optuna; it does not know torch."""
 
-from nas.study.binding import StudyError, check_name
+from nas.study.binding import SEARCH, StudyError, check_name
 from nas.study.board import Board, RefusedError
 from nas.study.confirmation import Confirmation, attempt, confirm
 from nas.study.ends import End
@@ -9,11 +9,13 @@ from nas.study.judge import Chooser, Judge
 from nas.study.ledger import Study
 from nas.study.loop import Outcome, RunFailed, run
 from nas.study.sampler import SAMPLERS, resolve_sampler
-from nas.study.storage import study_names
+from nas.study.storage import reach, study_names
 from nas.study.trials import Rejected, Stopped
+from nas.study.waiting import wait_for
 
 __all__ = [
     "SAMPLERS",
+    "SEARCH",
     "Board",
     "Chooser",
     "Confirmation",
@@ -30,7 +32,9 @@ __all__ = [
     "check_name",
     "confirm",
     "join",
+    "reach",
     "resolve_sampler",
     "run",
     "study_names",
+    "wait_for",
 ]

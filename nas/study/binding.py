@@ -13,6 +13,7 @@ import optuna
 from nas.limits import Limits
 from nas.protocol import Protocol
 from nas.space import ResolvedSpace
+from nas.strict_json import short
 
 METRICS = ("accuracy", "latency_ms")
 """Names of the two objectives: the first is maximised, the second minimised."""
@@ -20,9 +21,13 @@ LIMITS = "limits"
 """The attribute that says what an architecture may cost at most."""
 INPUTS = "inputs"
 """The attribute that says how data and trained weights were asked for."""
+SEARCH = "search"
+"""The entry of those that says how the study is searched, beyond what it is bound to."""
 RUNGS = "rungs"
 """The attribute that says by which rungs trainings were stopped; a study is not bound to them."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names of devices in Windows, with any ending."""
 _MARK = "protocol_hash"
 """The attribute that is written last: a study without it was never finished being made, or is not ours."""
 
@@ -37,9 +42,15 @@ def check_name(name: str) -> None:
     Raises:
         StudyError: If it cannot.
     """
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         rule = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 100"
-        raise StudyError(f"a study's name must be {rule}, but got {name!r}")
+        kept = "" if not _NAME.fullmatch(name) else ", and no name that a system keeps to itself (con, nul ...)"
+        raise StudyError(f"a study's name must be {rule}{kept}, but got {short(name)}")
+
+
+def is_name(name: str) -> bool:
+    """Tell whether a study's name can also be the name of its folder, on every system."""
+    return _NAME.fullmatch(name) is not None and not _DEVICE.fullmatch(name) and not name.endswith(".")
 
 
 def bind(
@@ -53,7 +64,8 @@ def bind(
 ) -> None:
     """Make a study, or check that the one of that name has the same space, protocol and limits. Call it under a lock.
 
-    One that has no trial yet takes the new ones. The latest ``inputs`` are kept: the data may have moved.
+    One that has no trial yet takes the new ones. The latest ``inputs`` are kept: the data may have moved. Whoever finds
+    a study bound finds them, too.
 
     Raises:
         StudyError: If it has others, with the difference, or is not ours.
@@ -61,6 +73,7 @@ def bind(
     # Compared as JSON, so that a tuple and the list that was read back are the same.
     bound = {"protocol": protocol.to_dict(), "space": space.to_dict(), LIMITS: limits.to_dict()}
     wanted: dict[str, Any] = json.loads(json.dumps(bound))
+    noted = {} if inputs is None else {INPUTS: json.loads(json.dumps(dict(inputs)))}
     if name not in optuna.get_all_study_names(storage):
         optuna.create_study(study_name=name, storage=storage, directions=["maximize", "minimize"])
     study = optuna.load_study(study_name=name, storage=storage)
@@ -73,16 +86,16 @@ def bind(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names(list(METRICS))
-        for key, value in {**wanted, "space_hash": space.hash, _MARK: protocol.hash}.items():
-            study.set_user_attr(key, value)
+        noted = {**noted, **wanted, "space_hash": space.hash, _MARK: protocol.hash}
     elif changed:
         shown = "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
         raise StudyError(
             f"study {name!r} has another space, protocol or limits ({shown}); "
             "resume it with the same settings, or choose another name with --study"
         )
-    if inputs is not None and found.get(INPUTS) != dict(inputs):
-        study.set_user_attr(INPUTS, dict(inputs))
+    for key, value in noted.items():
+        if found.get(key) != value:
+            study.set_user_attr(key, value)
 
 
 def is_bound(study: optuna.Study) -> bool:

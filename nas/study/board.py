@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Mapping, Sequence
+import threading
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import optuna
@@ -33,6 +35,7 @@ class Board(optuna.storages.BaseStorage):
         self._storage = storage
         self._editable = editable
         self._laid: dict[int, dict[str, Any]] = {}
+        self._still = threading.local()
 
     def lay(self, study_id: int, attributes: Mapping[str, Any]) -> None:
         """Show system attributes of a study, before those that are stored; earlier ones are taken away."""
@@ -86,8 +89,24 @@ class Board(optuna.storages.BaseStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        trials = self._storage.get_all_trials(study_id, deepcopy=deepcopy, states=states)
-        return [_with_constraints(trial) for trial in trials]
+        kept: dict[int, list[FrozenTrial]] | None = getattr(self._still, "kept", None)
+        if kept is None:
+            trials = self._storage.get_all_trials(study_id, deepcopy=deepcopy, states=states)
+            return [_with_constraints(trial) for trial in trials]
+        if study_id not in kept:
+            found = self._storage.get_all_trials(study_id, deepcopy=False)
+            kept[study_id] = [_with_constraints(trial) for trial in found]
+        trials = [trial for trial in kept[study_id] if states is None or trial.state in states]
+        return copy.deepcopy(trials) if deepcopy else trials
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Have this thread see the trials of a study as they are when it first looks, while the context lasts."""
+        self._still.kept = {}
+        try:
+            yield
+        finally:
+            del self._still.kept
 
     # What is written.
 

@@ -32,6 +32,8 @@ class Confirmation:
     """How many of them have all the further seeds that were asked for."""
     failures: tuple[str, ...] = ()
     """What could not be trained, and why."""
+    interrupted: bool = False
+    """Whether it was asked to stop while something was left to train."""
 
 
 def confirm(
@@ -42,13 +44,14 @@ def confirm(
     further: int,
     on_replicate: Callable[[Architecture, Replicate], None] | None = None,
     share: Share = (0, 1),
+    stop: Callable[[], bool] = lambda: False,
 ) -> Confirmation:
     """Train the bare backbone ``repeats`` times more, and every member of the front ``further`` times.
 
     Means move when seeds are added, and what was not confirmed may then appear on the front. So the front is redrawn
     and its new members are trained again, until all of them are confirmed; each round confirms a trial, so it ends.
     Several processes may take a share each: number k of n trains what falls to it, and does not wait for the others.
-    The first one then does the rest alone.
+    One of them then does the rest alone.
 
     Args:
         study: The study, with its trials finished.
@@ -57,6 +60,7 @@ def confirm(
         further: Further seeds of each member of the front.
         on_replicate: Called after each training of this process.
         share: Which of how many equal shares to train, counted from 0.
+        stop: Looked at before each training: once it is true, none is started any more.
 
     Raises:
         ValueError: If a number is out of range.
@@ -67,18 +71,27 @@ def confirm(
     def train_missing(rows: Iterable[Row], seeds: Iterable[int]) -> bool:
         jobs = [(row.architecture, seed) for row, seed in itertools.product(rows, seeds)]
         jobs = [job for job in jobs if _falls_to(job, share)]
-        return _train_missing(study, train, jobs, failures, on_replicate)
+        return _train_missing(study, train, jobs, failures, on_replicate, stop)
 
-    bare = bare_row(study.rows())
-    train_missing([] if bare is None else [bare], of_bare)
-    while train_missing(unconfirmed(study.rows(), further), of_front):
-        pass
+    interrupted = False
+    try:
+        bare = bare_row(study.rows())
+        train_missing([] if bare is None else [bare], of_bare)
+        while train_missing(unconfirmed(study.rows(), further), of_front):
+            pass
+    except _Interrupted:
+        interrupted = True
     members = [row for row in study.rows() if row.on_front]
     return Confirmation(
         members=len(members),
         confirmed=sum(row.seeds > further for row in members),
         failures=tuple(failures.values()),
+        interrupted=interrupted,
     )
+
+
+class _Interrupted(Exception):  # noqa: N818 - nothing is wrong
+    """No further training is to begin."""
 
 
 def attempt(study: Study, train: Train, architecture: Architecture, seed: int) -> Replicate | str:
@@ -111,8 +124,13 @@ def _train_missing(
     jobs: Iterable[Job],
     failures: dict[tuple[str, int], str],
     on_replicate: Callable[[Architecture, Replicate], None] | None,
+    stop: Callable[[], bool],
 ) -> bool:
-    """Train one after the other what the database does not have; tell whether there was anything."""
+    """Train one after the other what the database does not have; tell whether there was anything.
+
+    Raises:
+        _Interrupted: If it is to stop while something is missing.
+    """
     wanted = {(architecture.id, seed): (architecture, seed) for architecture, seed in jobs}
     began = False
     while True:
@@ -120,6 +138,8 @@ def _train_missing(
         missing = [job for key, job in wanted.items() if key not in known and key not in failures]
         if not missing:
             return began
+        if stop():
+            raise _Interrupted
         began = True
         study.check_database()
         architecture, seed = missing[0]

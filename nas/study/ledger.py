@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.database import Lock
-from nas.evaluation import Cost, Evaluation
+from nas.evaluation import Counted, Evaluation
 from nas.front import BARE
 from nas.limits import Limits
 from nas.protocol import Protocol
@@ -21,14 +21,30 @@ from nas.study.history import History
 from nas.study.record import close
 from nas.study.sampler import Distribution, Proposal, distributions
 from nas.study.storage import connect
-from nas.study.trials import CURVE, EXPLAINS, INTERRUPTED, RESUMES, checks, id_of, params_of, was_stopped
+from nas.study.trials import (
+    CURVE,
+    EXPLAINS,
+    INTERRUPTED,
+    RESUMES,
+    checks,
+    id_of,
+    params_of,
+    reason_of,
+    was_cut_off,
+    was_stopped,
+)
 from nas.study.worker import Watch, Worker, bury
 
 AGAIN = "tried_again"
 """Attribute of a trial that repeats one whose failure was put down to something else than its architecture."""
 MOST_DEATHS = 3
-"""So many workers may die with one architecture: it is then the cause, as one that takes more memory than there is."""
+"""An architecture is not taken for the cause, as one would be that takes more memory than there is, before so many
+workers have died with it."""
+CHANCE = 1e-4
+"""Nor before they would be so unlikely to have died by chance, as those died that evaluated others."""
 _DEATHS = "deaths"
+_DIED = "died"
+"""How the reason of a trial ends whose worker did."""
 _PROPOSED = ("architecture", "placements", "control", "memory", RESUMES, EXPLAINS, AGAIN, _DEATHS)
 """Attributes that a trial has from its proposal, and hands on when it has to be repeated."""
 
@@ -127,7 +143,7 @@ class Study(History):
         """
         self.store.put(self.architecture(trial), self.protocol_hash, evaluation)
         with self.lock():
-            frozen = self._trials()[trial.number]
+            frozen = self._now(trial)
             if frozen.state.is_finished():
                 alike = [other for other in self._trained() if id_of(other) == id_of(frozen)]
                 if alike and all(was_stopped(other) for other in alike):
@@ -144,10 +160,10 @@ class Study(History):
         self._constrain(trial, evaluation)
         self._close(trial._trial_id, TrialState.COMPLETE, [evaluation.accuracy, evaluation.latency_ms])
 
-    def reject(self, trial: optuna.Trial, reason: str, cost: Cost) -> None:
+    def reject(self, trial: optuna.Trial, reason: str, cost: Counted) -> None:
         """Record that a trial's architecture costs more than is allowed and was not trained."""
         with self.lock():
-            if not self._trials()[trial.number].state.is_finished():
+            if not self._now(trial).state.is_finished():
                 trial.set_user_attr("reason", reason)
                 trial.set_user_attr("nominal_ms", cost.nominal_ms)
                 self._constrain(trial, cost)
@@ -160,7 +176,7 @@ class Study(History):
         """
         architecture = self.architecture(trial)
         with self.lock():
-            if self._trials()[trial.number].state.is_finished():
+            if self._now(trial).state.is_finished():
                 return
             finished = self.store.get(architecture, self.protocol_hash)
             if finished is not None:
@@ -180,7 +196,7 @@ class Study(History):
             if words not in self.rungs:
                 self._study.set_user_attr(RUNGS, [*self.rungs, words])
 
-    def _constrain(self, trial: optuna.Trial, cost: Cost) -> None:
+    def _constrain(self, trial: optuna.Trial, cost: Counted) -> None:
         """Say in Optuna's terms how far a cost is beyond the limits."""
         told = trial.constraints
         for name, excess in self.limits.excess(cost).items():
@@ -202,7 +218,7 @@ class Study(History):
 
         What checks another trial is not queued: it is for those who asked to ask again. Call it under :meth:`lock`.
         """
-        frozen = self._trials()[trial.number]
+        frozen = self._now(trial)
         if checks(frozen):
             return
         others = self._trials(TrialState.WAITING, TrialState.RUNNING)
@@ -211,18 +227,18 @@ class Study(History):
             attributes = {**_proposed(frozen), "retry_of": frozen.number, **(noted or {})}
             self._study.enqueue_trial(params_of(frozen), user_attrs=attributes)
 
-    def repair(self, worker: Worker | None = None) -> int:
+    def repair(self, worker: Worker | None = None, watch: Watch | None = None) -> int:
         """Fail the trials of dead workers and queue their architectures again. Call it under the study's lock.
 
         Args:
             worker: Who asks, while it works on nothing: a trial that is said to be its own was begun, but the database
-                was gone before it could say so. None for one who has not watched the others, and sees only those on
-                this machine at once.
+                was gone before it could say so. None for one who only repairs.
+            watch: Tells who is dead; by default the worker's, or one that sees only this machine's.
 
         Returns:
             How many trials were repaired.
         """
-        watch = Watch(self.store) if worker is None else worker.watch
+        watch = watch or (Watch(self.store) if worker is None else worker.watch)
         repaired = 0
         for trial in self._trials(TrialState.RUNNING):
             name = trial.user_attrs.get("worker")
@@ -240,14 +256,25 @@ class Study(History):
     def _repeat(self, trial: FrozenTrial) -> None:
         """Queue the architecture of a dead worker's trial again, unless it was the death of several."""
         deaths = trial.user_attrs.get(_DEATHS, 0) + 1
-        if deaths >= MOST_DEATHS and trial.user_attrs.get("control") != BARE:  # all others are compared with it
+        is_bare = trial.user_attrs.get("control") == BARE  # all others are compared with it
+        if not is_bare and self._is_deadly(trial, deaths):
             self._end(trial.number, f"{deaths} workers, one after the other, died while they evaluated it")
         else:
-            self.requeue(trial, f"its worker {trial.user_attrs.get('worker')} died", {_DEATHS: deaths})
+            self.requeue(trial, f"its worker {trial.user_attrs.get('worker')} {_DIED}", {_DEATHS: deaths})
+
+    def _is_deadly(self, trial: FrozenTrial, deaths: int) -> bool:
+        """Tell whether an architecture is the cause of so many deaths, one after the other.
+
+        Machines that are taken away, or somebody who kills processes, hit whatever is in work. So it is a question of
+        how often workers died with other architectures: with a uniform prior, by Laplace's rule of succession.
+        """
+        others = [each for each in self._trials() if each.state.is_finished() and id_of(each) != id_of(trial)]
+        died = sum(was_cut_off(each) and reason_of(each).endswith(_DIED) for each in others)
+        return deaths >= MOST_DEATHS and ((died + 1) / (len(others) + 2)) ** deaths < CHANCE
 
     def requeue(self, trial: FrozenTrial | optuna.Trial, cause: str, noted: Mapping[str, Any] | None = None) -> None:
         """Fail a trial that was cut off and queue its architecture again. Call it under :meth:`lock`."""
-        if self._trials()[trial.number].state.is_finished():
+        if self._now(trial).state.is_finished():
             return
         self.retry(trial, noted)  # first, so that a crash here leaves one trial too many and not one too few
         self._end(trial.number, f"{INTERRUPTED}: {cause}")

@@ -49,6 +49,8 @@ class Outcome:
     """Whether the front had not moved beyond noise for as much training as the patience allows."""
     too_costly: bool = False
     """Whether the run ended as :data:`MOST_REJECTED` architectures in a row were beyond the limits."""
+    interrupted: bool = False
+    """Whether it was asked to stop before any of that."""
 
 
 def run(
@@ -61,6 +63,7 @@ def run(
     seed: int = 0,
     patience: int | None = None,
     on_trial: Callable[[Study], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Evaluate architectures until as much was trained as ``budget`` distinct ones take.
 
@@ -82,6 +85,7 @@ def run(
         patience: End once so many whole trainings of proposed architectures, of all workers, did not move the front
             beyond noise. None to go on.
         on_trial: Called after every finished or failed trial of this process.
+        stop: Looked at before each trial: once it is true, none is started any more.
 
     Raises:
         ValueError: If the budget or the patience is below 1, or the sampler unknown.
@@ -98,7 +102,9 @@ def run(
     last: Failure | None = None
     with Worker(study.store) as worker:
         while True:
-            trial, outcome = _next(study, worker, space, budget, sampler=sampler, seed=seed, patience=patience)
+            trial, outcome = _next(
+                study, worker, space, budget, sampler=sampler, seed=seed, patience=patience, stop=stop
+            )
             if outcome is not None:
                 return outcome
             if trial is None:
@@ -150,12 +156,14 @@ def _next(
     sampler: str,
     seed: int,
     patience: int | None,
+    stop: Callable[[], bool],
 ) -> tuple[optuna.Trial | None, Outcome | None]:
     """Start the next trial, or tell how the run ended; neither while other workers are at all that is left."""
+    study.catch_up()
     with study.lock() as lock:
         study.check_database()
         study.repair(worker)
-        trial, outcome = _choose(study, worker, space, budget, sampler=sampler, seed=seed, patience=patience)
+        trial, outcome = _choose(study, worker, space, budget, sampler=sampler, seed=seed, patience=patience, stop=stop)
         if trial is not None and not lock.is_held():  # another one may have begun the same, or the budget's last one
             study.requeue(trial, "the study's lock was lost")
             trial = None
@@ -171,12 +179,15 @@ def _choose(
     sampler: str,
     seed: int,
     patience: int | None,
+    stop: Callable[[], bool],
 ) -> tuple[optuna.Trial | None, Outcome | None]:
     """Do what :func:`_next` does, under the study's lock."""
     tally = study.tally()
     outcome = Outcome(finished=tally.finished, stopped=tally.stopped)
     if tally.reaches(budget):
         return None, outcome
+    if stop():
+        return None, dataclasses.replace(outcome, interrupted=True)
     if tally.reaches(budget, with_running=True):
         return None, None
     if tally.rejected >= MOST_REJECTED:

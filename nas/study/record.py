@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from nas import backup, schema
 from nas.architecture import Architecture
 from nas.database import StorageError, sqlite_path
 from nas.evaluation import Cost, Evaluation
@@ -19,7 +21,7 @@ from nas.limits import Limits
 from nas.protocol import Protocol
 from nas.seeds import Replicate, SeedNoise
 from nas.store import Store
-from nas.study.binding import INPUTS, LIMITS, RUNGS, StudyError, is_bound
+from nas.study.binding import INPUTS, LIMITS, RUNGS, SEARCH, StudyError, check_name, is_bound, is_name
 from nas.study.board import Board
 from nas.study.rows import make_row, noise_of
 from nas.study.sampler import Known
@@ -44,6 +46,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+MANY = 8
+"""So many trials in work make it worth while to read what their workers did before the study's lock is taken."""
+
+
 class Record:
     """A study as readers need it. :meth:`open` opens one that exists."""
 
@@ -53,6 +59,7 @@ class Record:
         self.store = store
         self._storage = storage
         self._architectures: dict[str, Architecture] = {}
+        self._in_work = 0
         self._file = sqlite_path(url)
         self._inode = _inode(self._file) if self._file is not None else None
         # The study's own sampler is never asked: proposals come from nas.study.sampler.
@@ -68,12 +75,14 @@ class Record:
         """
         storage, store = connect_existing(url)
         try:
+            schema.check_readable(storage.engine)
             names = sorted(optuna.get_all_study_names(storage))
             if name not in names:
                 raise StudyError(f"no study {name!r} in the database; its studies: {', '.join(names) or 'none'}")
             study = cls(name, url, storage, store)
             if not is_bound(study._study):
                 raise StudyError(f"study {name!r} was not made by this program")
+            check_name(name)  # somebody else may have written the database, and files land in a folder of that name
             return study
         except BaseException:
             close(storage, store)
@@ -105,6 +114,12 @@ class Record:
         return self._study._study_id
 
     @property
+    def attributes(self) -> dict[str, Any]:
+        """All that the study says of itself, as JSON values and unread."""
+        attributes: dict[str, Any] = self._study.user_attrs
+        return attributes
+
+    @property
     def protocol(self) -> Protocol:
         """The protocol that the study is bound to."""
         return Protocol.from_dict(self._study.user_attrs["protocol"])
@@ -130,6 +145,12 @@ class Record:
         """How data and trained weights were asked for; ``None`` in a study that was made before that was kept."""
         inputs: dict[str, Any] | None = self._study.user_attrs.get(INPUTS)
         return inputs
+
+    @property
+    def search(self) -> dict[str, Any] | None:
+        """How the study is searched, as the last search asked; ``None`` where that was not kept yet."""
+        search: dict[str, Any] | None = (self.inputs or {}).get(SEARCH)
+        return search
 
     @property
     def rungs(self) -> list[str]:
@@ -213,7 +234,14 @@ class Record:
         """Return where the study stands, from one look at the database."""
         # The trials first, here and elsewhere: what another worker finishes is kept before its trial says so.
         trials = self._trials()
-        return tally(trials, self._evaluations(), self.protocol.epochs)
+        found = tally(trials, self._evaluations(), self.protocol.epochs)
+        self._in_work = found.running
+        return found
+
+    def catch_up(self) -> None:
+        """Read what other workers did since, if they are many: less is left to be read under the study's lock."""
+        if self._in_work >= MANY:
+            self._trials()
 
     def if_stopped(self, identifier: str, curve: Sequence[float], cost: Cost) -> list[Known]:
         """Return what would be known, were the training of an architecture in work stopped now."""
@@ -274,6 +302,10 @@ class Record:
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)
 
+    def _now(self, trial: FrozenTrial | optuna.Trial) -> FrozenTrial:
+        """Return one trial as it is now: to read all those of other workers for it takes longer, the more there are."""
+        return self._storage.get_trial(trial._trial_id)
+
     def seal(self) -> None:
         """Let the database refuse every change of Optuna's tables by way of this object, from now on."""
         seal(self._storage)
@@ -291,7 +323,7 @@ class Record:
             found = type(self)(self._storage.get_study_name_from_id(number), self.url, self._storage, self.store)
         except KeyError:
             return None
-        return found if is_bound(found._study) else None
+        return found if is_bound(found._study) and is_name(found.name) else None
 
     def pulse(self) -> tuple[int, ...]:
         """Return counts of which one changes whenever something begins, ends or is trained again; cheap to ask."""
@@ -302,11 +334,20 @@ class Record:
     def check_database(self) -> None:
         """Raise if the database's file was removed: SQLite would go on writing to a file that nobody will see.
 
+        What it held is written to another file, as far as it can still be seen.
+
         Raises:
             StorageError: If it was.
         """
         if self._file is not None and _inode(self._file) != self._inode:
-            raise StorageError(f"the database {self._file} was removed or replaced while the search ran")
+            connection = self._storage.engine.raw_connection()
+            try:
+                held = connection.driver_connection
+                kept = backup.rescue(held, self._file) if isinstance(held, sqlite3.Connection) else None
+            finally:
+                connection.close()
+            words = f"; what it held is kept in {kept}: to go on, copy that to its place" if kept is not None else ""
+            raise StorageError(f"the database {self._file} was removed or replaced while the search ran{words}")
 
 
 def close(storage: optuna.storages.RDBStorage, store: Store) -> None:

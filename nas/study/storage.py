@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import optuna
 import sqlalchemy as sa
@@ -19,15 +19,16 @@ from nas.database import (
     patient,
     prepare_sqlite,
     sqlite_path,
-    without_password,
 )
+from nas.secret import hidden, shown
 from nas.store import Store
+from nas.study.sparing import SparingStorage
 
 DATABASE_ERRORS = (sa.exc.SQLAlchemyError, optuna.exceptions.OptunaError, StorageError)
 """What is raised where the database fails, and not what is evaluated."""
 
 
-class Storage(optuna.storages.RDBStorage):
+class Storage(SparingStorage):
     """Optuna's tables in a database that may be away for a while.
 
     Where the answer to a write is lost, the write is repeated: an attribute is set twice to the same, and a trial that
@@ -52,7 +53,7 @@ for _name in (
     "set_trial_system_attr",
     "set_trial_user_attr",
 ):
-    setattr(Storage, _name, patient(getattr(optuna.storages.RDBStorage, _name)))
+    setattr(Storage, _name, patient(getattr(SparingStorage, _name)))
 
 
 def connect(url: str) -> tuple[optuna.storages.RDBStorage, Store]:
@@ -79,6 +80,21 @@ def connect(url: str) -> tuple[optuna.storages.RDBStorage, Store]:
     return storage, store
 
 
+def reach(url: str) -> None:
+    """Look once whether a database can be used, so that it is found before anything else is done; nothing is written.
+
+    Raises:
+        StorageError: If a server cannot be reached, or a file is no database or that of another program.
+    """
+    path = sqlite_path(url)
+    if path is None:
+        with _reaching(url), closing(Store(url)) as store:
+            store.is_there()
+    elif path.is_file():
+        with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS)) as connection:
+            check_ours(connection, path)
+
+
 def connect_existing(url: str) -> tuple[optuna.storages.RDBStorage, Store]:
     """Open a database that must be there already.
 
@@ -98,7 +114,7 @@ def connect_existing(url: str) -> tuple[optuna.storages.RDBStorage, Store]:
     try:
         with _reaching(url):
             if path is None and not store.is_there():
-                raise StorageError(f"no studies in the database {without_password(url)}; run a search first")
+                raise StorageError(f"no studies in the database {shown(url)}; run a search first")
             return _storage(url), store
     except BaseException:
         store.close()
@@ -170,6 +186,15 @@ def _store(url: str) -> Store:
         return Store(url)
 
 
+_CANNOT_OPEN = (
+    sa.exc.SQLAlchemyError,
+    optuna.exceptions.StorageInternalError,
+    ImportError,  # no driver
+    RuntimeError,  # tables of another version of Optuna
+    TypeError,  # something behind the question mark that the driver does not take
+)
+
+
 @contextmanager
 def _reaching(url: str) -> Iterator[None]:
     """Say which database it is that cannot be opened.
@@ -179,8 +204,15 @@ def _reaching(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, RuntimeError) as error:
-        raise StorageError(f"cannot use the database {without_password(url)}: {cause(error)}{_hint(url)}") from error
+    except (
+        sa.exc.SQLAlchemyError,
+        optuna.exceptions.StorageInternalError,
+        ImportError,
+        RuntimeError,
+        TypeError,
+    ) as error:
+        reason = hidden(cause(error), [url])  # TypeError: a query that a driver cannot take
+        raise StorageError(f"cannot use the database {shown(url)}: {reason}{_hint(url)}") from error
 
 
 def _hint(url: str) -> str:

@@ -10,7 +10,9 @@ import contextlib
 import os
 import secrets
 import socket
+import sys
 import threading
+import time
 from types import TracebackType
 
 import filelock
@@ -43,6 +45,7 @@ class Worker:
     def __enter__(self) -> Worker:
         self._lock.acquire()
         patient(self._store.beat)(self.id)  # whoever claims a trial without it is taken for dead
+        self._bury_the_dead()
         self._thread.start()
         return self
 
@@ -51,11 +54,17 @@ class Worker:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        with contextlib.suppress(sa.exc.SQLAlchemyError):
-            self._store.forget(self.id)
+        self._bury_the_dead()
         self._lock.release()
-        with contextlib.suppress(OSError):
-            os.unlink(_lock_path(self.id))
+        # Where the database is gone the file stays, which nobody holds: it tells that the worker is, too.
+        bury(self.id, self._store)
+
+    def _bury_the_dead(self) -> None:
+        """Remove what workers of this machine have left that were killed while they had no trial."""
+        with contextlib.suppress(sa.exc.SQLAlchemyError):
+            for worker in self._store.signs():
+                if _holds_its_lock(worker) is False:
+                    bury(worker, self._store)
 
     def _live(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
@@ -122,6 +131,23 @@ class Watch:
             return True
 
 
+def watched(store: Store) -> Watch:
+    """Return a watch that knows who is dead, for one who does not work: where somebody has long been silent, it takes
+    a while to be sure of it.
+    """
+    watch = Watch(store)
+    watch.look()
+    for look in range(SURE_LOOKS):
+        signs = store.signs().items()
+        if not any(abs(sign.silent_seconds) > GRACE_SECONDS and _holds_its_lock(each) is None for each, sign in signs):
+            break
+        if look == 0:
+            print(f"watching the workers of other machines for {SURE_LOOKS * BEAT_SECONDS:.0f} s", file=sys.stderr)
+        time.sleep(BEAT_SECONDS)
+        watch.look()
+    return watch
+
+
 def _holds_its_lock(worker: str) -> bool | None:
     """Tell whether a worker of this machine is alive; None if there is no lock to tell by."""
     path = _lock_path(worker)
@@ -138,10 +164,9 @@ def _holds_its_lock(worker: str) -> bool | None:
 
 def bury(worker: str, store: Store) -> None:
     """Remove what a dead worker has left behind."""
-    with contextlib.suppress(sa.exc.SQLAlchemyError):
+    with contextlib.suppress(sa.exc.SQLAlchemyError, OSError):
         store.forget(worker)
-    if worker.split(":")[0] == _host():
-        with contextlib.suppress(OSError):
+        if worker.split(":")[0] == _host():
             os.unlink(_lock_path(worker))
 
 

@@ -90,6 +90,8 @@ def train(config: str | Path, settings: Settings, watcher: Watcher | None = None
     architecture, content = export.read(path)
     protocol = Protocol.from_dict(content["protocol"])
     settings = _as_searched(settings, content)
+    if settings.out is None and (path / WEIGHTS).is_symlink():  # whoever made the folder may have meant another file
+        raise ValueError(f"{path / WEIGHTS} is a link, and would be written through; remove it, or give --out")
     if settings.baseline and not architecture.placements:
         raise ValueError(f"{path} is the bare backbone itself: there is nothing to compare it with; leave out baseline")
     start = start_of(protocol, settings)
@@ -176,6 +178,8 @@ def _alone_in(folder: Path, crew: Crew) -> Iterator[None]:
 
     def enter() -> None:
         files.check_folder(folder)
+        if (folder / ".lock").is_symlink():  # to lock a file is to empty it
+            raise ValueError(f"{folder / '.lock'} is a link, which no training makes; remove it")
         try:
             lock.acquire()
         except filelock.Timeout as error:

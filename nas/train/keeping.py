@@ -24,6 +24,7 @@ from timm.utils import CheckpointSaver, ModelEmaV3, update_summary
 from torch import nn
 
 from nas import files
+from nas.packed import check_unpacked
 from nas.train.settings import TrainingFailed, counted
 
 LAST, BEST, CURVE = "last.pth.tar", "model_best.pth.tar", "summary.csv"
@@ -138,6 +139,8 @@ class Keeper:
 
         Earlier is better among equals.
         """
+        if _epochs_in(self._folder / BEST) is None:  # reads it without executing anything, which not every timm does
+            raise TrainingFailed(f"{self._folder / BEST} is gone, or not whole; --select last tests the last epoch")
         load_checkpoint(model, str(self._folder / BEST), use_ema=self._ema is not None)
         return _best(curve) or len(curve)
 
@@ -175,6 +178,7 @@ def _epochs_in(path: Path) -> int | None:
     try:
         with zipfile.ZipFile(path):  # its directory is written last: half a file has none
             pass
+        check_unpacked(path)
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["epoch"])
     except (FileNotFoundError, zipfile.BadZipFile):
         return None

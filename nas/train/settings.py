@@ -107,6 +107,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, but got {value}")
+        if self.warmup is not None and self.epochs is not None and self.warmup >= self.epochs:
+            raise ValueError(f"warmup must be below the {counted(self.epochs, 'epoch')}, but got {self.warmup}")
         if self.seeds > MOST_SEEDS or (self.seed or 0) + self.seeds > 2**32:
             raise ValueError(f"seeds must be {MOST_SEEDS} at most and below 2**32, but got {self.seeds} of them")
         for name in ("lr", "block_lr_factor", "clip_grad"):
@@ -229,8 +231,8 @@ def recipe_of(protocol: Protocol, settings: Settings, start: Start, device_type:
     if amp == "float16" and device_type != "cuda":
         raise ValueError(f"amp float16 needs cuda, but the device is {device_type}; bfloat16 runs there")
     warmup = _given(settings.warmup, min(5, epochs // 10))
-    if warmup >= epochs > 1:
-        raise ValueError(f"warmup must be below the {epochs} epochs, but got {warmup}")
+    if warmup >= epochs:
+        raise ValueError(f"warmup must be below the {counted(epochs, 'epoch')}, but got {warmup}")
     kept = {field.name for field in dataclasses.fields(Recipe)} & {f.name for f in dataclasses.fields(Settings)}
     found: dict[str, Any] = {name: getattr(settings, name) for name in kept}
     found |= {"epochs": epochs, "amp": amp, "warmup": warmup}

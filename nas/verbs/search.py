@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import flags, search_flags
-from nas.verbs.common import DONE, end_on_sigterm, say
+from nas.verbs.common import DONE, INTERRUPTED, Stopping
 
 if TYPE_CHECKING:
+    from nas.run import Result
     from nas.settings import Settings
     from nas.study import Confirmation, Study
 
@@ -30,35 +31,51 @@ def run(arguments: argparse.Namespace) -> int:
     given["model_kwargs"] = flags.model_kwargs(arguments.model_kwargs)
     given["positions"] = None if arguments.positions is None else tuple(flags.names(arguments.positions))
     settings = Settings(**given)
-    end_on_sigterm()
     progress = Progress(settings.budget)
-    try:
-        result = search(
-            settings,
-            on_weights=say,
-            on_start=progress.start,
-            on_trial=progress.update,
-            on_replicate=progress.replicate,
-        )
-    finally:
-        progress.close()
-    study = result.study
-    if result.outcome.stopped:
-        print(f"{result.outcome.stopped} trainings were stopped early; the budget counts the epochs that they had")
-    if result.outcome.exhausted:
-        print(f"every architecture of the space was tried: {result.outcome.finished} finished")
-    if result.outcome.stalled:
+    with Stopping() as stop:
+
+        def on_start(study: Study) -> None:
+            progress.start(study)
+            stop.begin()
+
+        try:
+            result = search(
+                settings,
+                on_event=progress.say,
+                on_start=on_start,
+                on_trial=progress.update,
+                on_replicate=progress.replicate,
+                stop=stop,
+            )
+        finally:
+            progress.close()
+        _print_end(result, settings.budget)
+        if result.study.rows() or not result.interrupted:
+            _print_answer(result.study, settings.folder)
+            _print_confirmation(result.confirmation, settings.confirm)
+            _print_next(result.study, settings)
+    result.study.close()
+    return INTERRUPTED if result.interrupted else DONE
+
+
+def _print_end(result: Result, budget: int) -> None:
+    """Say how the run ended, where that is not just that its budget is spent."""
+    study, outcome = result.study, result.outcome
+    if outcome.interrupted:
+        print(f"stopped after {study.tally().spent:.4g} of {budget} trainings; the same command goes on")
+    elif result.interrupted:
+        print("stopped before all further seeds were trained; the same command goes on")
+    if outcome.stopped:
+        print(f"{outcome.stopped} trainings were stopped early; the budget counts the epochs that they had")
+    if outcome.exhausted:
+        print(f"every architecture of the space was tried: {outcome.finished} finished")
+    if outcome.stalled:
         count = int(study.since_gain())
         print(
             f"the run ends early: the front has not moved beyond noise for {count} training{'s' if count > 1 else ''}"
         )
-    if result.outcome.too_costly:
-        print(f"the run ends with {result.outcome.finished} finished: too many in a row were beyond the limits")
-    _print_answer(study, settings.folder)
-    _print_confirmation(result.confirmation, settings.confirm)
-    _print_next(study, settings)
-    study.close()
-    return DONE
+    if outcome.too_costly:
+        print(f"the run ends with {outcome.finished} finished: too many in a row were beyond the limits")
 
 
 def _print_next(study: Study, settings: Settings) -> None:

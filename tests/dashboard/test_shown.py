@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import sqlite3
 from pathlib import Path
@@ -176,3 +177,25 @@ def test_plots_are_small() -> None:
     assert "hovertext" in small["data"][0]
     assert "hovertext" not in wordy["data"][0]
     assert wordy["data"][1]["hovertext"] == ["kept"]
+
+
+@pytest.mark.filterwarnings("ignore:Some regimes for parameter:UserWarning")  # as the server does
+def test_importances_are_shown_of_a_study_that_goes_on(tmp_path: Path) -> None:
+    """The dashboard keeps trials for two seconds, and failed when the first one with some parameter ended meanwhile."""
+    space = toy.space(blocks=("cbam", "se"), stages=(1, 2))
+    study = toy.create(tmp_path, resolved=space)
+    run(study, toy.evaluate, space=space, budget=2, sampler="random")
+    app = dashboard.app(Study.open("toy", toy.url(tmp_path)), tmp_path, flags=flags)
+    assert ask(app, "/api/studies/1/param_importances").status == 200
+    before = {name for trial in study._trials() for name in trial.params}
+    run(study, toy.evaluate, space=space, budget=12, sampler="random")
+    assert {name for trial in study._trials() for name in trial.params} > before
+    # One page has asked meanwhile, so that what is kept differs from what was shown, and from what there is now.
+    app._app._inmemory_cache._trials_cache[1] = app._app._inmemory_cache._trials_cache[1] + study._trials()[2:3]
+    app._app._inmemory_cache._trials_last_fetched_at[1] = datetime.datetime.now()
+    answer = ask(app, "/api/studies/1/param_importances")
+    assert answer.status == 200
+    shown = {each["name"] for each in answer.json["param_importances"][0]}
+    assert shown
+    assert shown <= {name for trial in study._trials() for name in trial.params}
+    study.close()

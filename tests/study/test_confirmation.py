@@ -119,6 +119,20 @@ def test_the_front_is_redrawn_until_it_is_confirmed(study: Study) -> None:
     assert result.confirmed == result.members == len(last)
 
 
+def test_a_confirmation_that_is_to_stop_starts_no_further_training(study: Study) -> None:
+    trainer = Trainer(study, luck)
+    result = confirm(study, trainer, repeats=3, further=2, stop=lambda: len(trainer.trained) == 4)
+    assert len(trainer.trained) == 4
+    assert result.interrupted
+    assert result.members == len(members(study))
+    assert result.confirmed == sum(row.seeds > 2 for row in members(study))
+    rest = confirm(study, trainer, repeats=3, further=2)
+    assert not rest.interrupted
+    assert len(trainer.trained) == len(set(trainer.trained)) > 4
+    nothing = confirm(study, trainer, repeats=3, further=2, stop=lambda: True)
+    assert not nothing.interrupted  # there was nothing to stop
+
+
 def test_an_interrupted_confirmation_goes_on_where_it_was(study: Study) -> None:
     def stop(*_: object) -> None:
         if len(trainer.trained) % 4 == 0:

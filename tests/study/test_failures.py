@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,27 +171,48 @@ def test_what_may_be_the_cause_itself_is_tried_again_once(tmp_path: Path) -> Non
     assert study.finished() == 2
 
 
-def test_an_architecture_that_kills_its_workers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("before", "allowed"), [(1, 9), (4, 6), (20, 3)])
+def test_an_architecture_that_kills_its_workers_is_given_up(tmp_path: Path, before: int, allowed: int) -> None:
     study = toy.create(tmp_path)
     space = toy.space()
-    deadly = space.controls()[1]
+    run(study, toy.evaluate, space=space, budget=before, sampler="random")
+    deadly: list[str] = []
 
     def kills(architecture: Architecture) -> Evaluation:
-        if architecture.id == deadly.architecture.id:
+        deadly.append(architecture.id)
+        if architecture.id == deadly[0]:
             raise SystemExit  # nothing is recorded, as if the process were no more
         return toy.evaluate(architecture)
 
-    for _ in range(MOST_DEATHS):
+    for _ in range(allowed):
         with pytest.raises(SystemExit):
-            run(study, kills, space=space, budget=5, sampler="random")
+            run(study, kills, space=space, budget=before + 1, sampler="random")
         assert study.tally().running == 1
-    run(study, kills, space=space, budget=5, sampler="random")
-    assert study.finished() == 5
-    assert deadly.architecture.id not in architectures(study)
+    run(study, kills, space=space, budget=before + 1, sampler="random")
+    assert study.finished() == before + 1
+    assert deadly[0] not in architectures(study)
     assert [reason for _, reason in study.failures()] == [
-        f"{MOST_DEATHS} workers, one after the other, died while they evaluated it"
+        f"{allowed} workers, one after the other, died while they evaluated it"
     ]
-    assert len(study._trials(TrialState.FAIL)) == MOST_DEATHS
+    assert len(study._trials(TrialState.FAIL)) == allowed
+
+
+def test_where_all_die_no_architecture_is_the_cause(tmp_path: Path) -> None:
+    study = toy.create(tmp_path)
+    attempts: Counter[str] = Counter()
+
+    def dies(architecture: Architecture) -> Evaluation:
+        attempts[architecture.id] += 1
+        if attempts[architecture.id] <= MOST_DEATHS + 1:
+            raise SystemExit
+        return toy.evaluate(architecture)
+
+    for _ in range(6 * (MOST_DEATHS + 1)):
+        with pytest.raises(SystemExit):
+            run(study, dies, space=toy.space(), budget=6, sampler="random")
+    run(study, dies, space=toy.space(), budget=6, sampler="random")
+    assert study.finished() == len(attempts) == 6
+    assert study.failures() == []
 
 
 def test_the_sampler_avoids_what_failed() -> None:

@@ -11,7 +11,7 @@ import pytest
 import toy
 
 from nas.architecture import Architecture
-from nas.evaluation import Evaluation
+from nas.evaluation import Counted, Evaluation
 from nas.limits import BeyondLimitsError, Limits
 from nas.study import Study, StudyError, run
 from nas.study.loop import MOST_REJECTED
@@ -61,6 +61,27 @@ def test_the_budget_is_spent_within_the_limits(sampler: str, tmp_path: Path) -> 
     assert len(rejected) >= 3  # the controls stand on all four stages
     assert all(each.excess > 0 for each in rejected)
     assert "latency, where +11.5% are allowed" in rejected[0].reason
+    assert study.failures() == []
+
+
+@pytest.mark.parametrize("sampler", ["additive", pytest.param("gp", marks=pytest.mark.slow), "tpe"])
+def test_what_was_only_counted_is_turned_away_alike(sampler: str, tmp_path: Path) -> None:
+    limits = Limits(parameters=1002)
+    assert not limits.need_clock
+    study = create(tmp_path, limits)
+
+    def evaluate(architecture: Architecture) -> Evaluation:
+        evaluation = toy.evaluate(architecture)
+        fields = [field.name for field in dataclasses.fields(Counted)]
+        counted = Counted(**{name: getattr(evaluation, name) for name in fields})
+        if architecture.placements and limits.excess(counted)["parameters"] > 0:
+            raise BeyondLimitsError(limits, counted)
+        return evaluation
+
+    assert run(study, evaluate, space=toy.space(), budget=12, sampler=sampler).finished == 12
+    assert len(study.rejected()) >= 3
+    assert study.rejected()[0].reason.endswith("parameters, where 1,002 are allowed")
+    assert all(each.excess > 0 for each in study.rejected())
     assert study.failures() == []
 
 

@@ -158,6 +158,17 @@ def test_on_trial_sees_every_trial(tmp_path: Path) -> None:
     assert seen == [1, 2, 3, 4]
 
 
+def test_a_run_that_is_to_stop_starts_no_further_trial(tmp_path: Path) -> None:
+    study = toy.create(tmp_path)
+    outcome = run(study, toy.evaluate, space=toy.space(), budget=5, stop=lambda: study.finished() == 2)
+    assert outcome.interrupted
+    assert outcome.finished == study.finished() == 2
+    assert study.tally().running == study.tally().waiting == 0
+    outcome = run(study, toy.evaluate, space=toy.space(), budget=5, stop=lambda: study.finished() == 5)
+    assert outcome.finished == 5
+    assert not outcome.interrupted  # the last trial in hand was the last one of all
+
+
 def test_a_budget_below_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the budget must be at least 1 trial, but got 0"):
         run(toy.create(tmp_path), toy.evaluate, space=toy.space(), budget=0)
