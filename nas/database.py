@@ -22,7 +22,7 @@ from nas.backup import cannot_read
 from nas.database_errors import StorageError as StorageError  # its home is below all that may raise it
 from nas.database_errors import words_for
 from nas.evaluation import first_line
-from nas.locks import default_folder, exclusive
+from nas.locks import default_folder, exclusive, telling
 from nas.secret import shown
 from nas.strict_json import short
 
@@ -138,12 +138,24 @@ def engine_arguments(url: str, connections: int) -> dict[str, Any]:
     """
     if sqlite_path(url) is not None:
         return {"connect_args": {"timeout": BUSY_TIMEOUT_SECONDS}, "pool_pre_ping": True}
-    return {"pool_size": connections, "pool_pre_ping": True}
+    return {"pool_size": connections, "pool_pre_ping": True, "connect_args": _limits(url)}
+
+
+def _limits(url: str) -> dict[str, int]:
+    """Return after how long a driver takes a server for gone: else a call may wait for one until TCP gives up."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() != "postgresql" or not parsed.get_driver_name().startswith("psycopg"):
+        return {}
+    limits = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+    limits["tcp_user_timeout"] = 60_000  # ms
+    return {name: value for name, value in limits.items() if name not in parsed.query}
 
 
 def is_passing(error: BaseException) -> bool:
     """Tell whether an error of a database may be gone in a moment: a server that is away, a lock that another holds."""
     for each in (error, error.__cause__):
+        if isinstance(each, sa.exc.PendingRollbackError):
+            return True  # Optuna has asked again after an error, in a session that was lost with its connection
         if isinstance(each, sa.exc.DBAPIError):
             if isinstance(each.orig, sqlite3.Error):
                 return "locked" in str(each.orig) or "busy" in str(each.orig)
@@ -256,6 +268,7 @@ def _lock_file(url: str, purpose: str) -> Path:
         name = f"{purpose}-{hashlib.sha256(url.encode()).hexdigest()[:16]}.lock"
         default_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         return default_folder() / name
+    path = path.resolve()  # one lock, by whatever link
     file = path.with_name(f"{path.name}.{purpose}.lock")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -309,7 +322,8 @@ def _with_lock(engine: sa.Engine, key: int) -> sa.Connection:
     try:
         for setting in LOCK_SESSION:
             connection.exec_driver_sql(f"SET {setting}")
-        connection.execute(sa.select(sa.func.pg_advisory_lock(key)))
+        with telling("a lock of the database, which another process has"):
+            connection.execute(sa.select(sa.func.pg_advisory_lock(key)))
     except BaseException:  # Ctrl-C among them: the server may give the lock to a session that nobody will release
         with suppress(sa.exc.SQLAlchemyError):
             connection.invalidate()

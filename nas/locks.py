@@ -158,7 +158,7 @@ def _flock(path: Path, shared: bool, deadline: float | None, words: str = _DEVIC
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if deadline is None:
-            with _telling(path, words):
+            with telling(f"{words} ({path})"):
                 fcntl.flock(descriptor, kind)  # the kernel queues who waits here, which polling would not
         else:
             _poll(lambda: fcntl.flock(descriptor, kind | fcntl.LOCK_NB), path, deadline)
@@ -171,9 +171,9 @@ def _flock(path: Path, shared: bool, deadline: float | None, words: str = _DEVIC
 
 
 @contextmanager
-def _telling(path: Path, words: str) -> Iterator[None]:
-    """Say on stderr who is waited for, if that takes long: a process that was suspended would never let go."""
-    told = f"waiting for {words}, or holds while suspended: {path}"
+def telling(words: str) -> Iterator[None]:
+    """Say on stderr what is waited for, if that takes long: a process that was suspended would never let go."""
+    told = f"waiting for {words}, or holds while suspended"
     timer = threading.Timer(TELL_SECONDS, print, (f"\n{told}",), {"file": sys.stderr, "flush": True})
     timer.daemon = True
     timer.start()

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from nas.evaluation import EvaluationError
+from nas.evaluation import OUT_OF_MEMORY, EvaluationError
 from nas.packed import check_unpacked
 from nas.rungs import StoppedError
 
@@ -63,8 +63,9 @@ class Pauses:
             if not keeps_stopped:
                 self.drop(key)
             raise
-        except EvaluationError:
-            self.drop(key)
+        except EvaluationError as error:
+            if OUT_OF_MEMORY not in str(error):  # that may have been the neighbours', and is tried once more
+                self.drop(key)
             raise
         self.drop(key)
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from nas import devices, files
 from nas.command import command
+from nas.database import patient
 from nas.evaluation import EvaluationError
+from nas.seeds import FURTHER
 from nas.settings import Settings, declared_space, made_for_data, make_protocol
 from nas.study import SEARCH, Chooser, Confirmation, Judge, Outcome, Study, confirm, reach, run
 
@@ -88,9 +90,10 @@ class Ready:
     def forget_pauses(self) -> None:
         """Remove what stopped trainings could go on from: a search with a larger budget begins them anew.
 
-        What runs or waits in another search of the study is left.
+        What runs or waits in another search of the study is left, and so is what is trained again.
         """
-        _pauses(self.settings).clear(besides=[known.id for known in self.study.tally().known if known.pending])
+        pending = [known.id for known in self.study.tally().known if known.pending]
+        _pauses(self.settings).clear(besides=[*pending, FURTHER])
 
 
 def make_ready(settings: Settings, say: Say = lambda _: None, *, worker: int | None = None) -> Ready:
@@ -107,7 +110,8 @@ def make_ready(settings: Settings, say: Say = lambda _: None, *, worker: int | N
         EvaluationError: If a block of the space cannot run at a stage.
     """
     declared = declared_space(settings)
-    reach(settings.storage_url)
+    if worker is None:
+        reach(settings.storage_url)
     if settings.folder.exists():  # whoever resumes a search wants to see that it does; on a busy machine this is long
         say(f"going on with {settings.folder}: loading torch, timm and the data")
     from nas.evaluate import Evaluator  # torch and timm, once the cheap mistakes are ruled out
@@ -124,7 +128,9 @@ def make_ready(settings: Settings, say: Say = lambda _: None, *, worker: int | N
         _check_all(resolved, trainer, timer, say)
     files.check_folder(settings.studies)
     trainer = _warmed(trainer, settings, backbone, say)
-    study = Study.create(
+    # A worker that is started again while the database is away waits for it, as those do that work.
+    create = Study.create if worker is None else patient(Study.create)
+    study = create(
         settings.study_name,
         settings.storage_url,
         space=resolved,

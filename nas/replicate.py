@@ -11,7 +11,7 @@ from nas.evaluate import versions
 from nas.latency import lock_name
 from nas.locks import DeviceLock
 from nas.pauses import Pause, Pauses
-from nas.seeds import Replicate
+from nas.seeds import FURTHER, Replicate
 from nas.store import Store
 from nas.trainer import Trainer, within_memory
 
@@ -50,7 +50,7 @@ class Replicator:
         found = self._store.replicate(architecture, hashed, "val" if self._test is None else "val+test")
         if found is not None:
             return found
-        place = self._pauses.of(f"{architecture.id}-{hashed}") if self._pauses is not None else nullcontext()
+        place = self._pauses.of(f"{FURTHER}{architecture.id}-{hashed}") if self._pauses is not None else nullcontext()
         with place as pause:
             replicate = within_memory(lambda: self._train(architecture, trainer, pause), trainer)
             self._store.put_replicate(architecture, hashed, replicate, family=trainer.protocol.family_hash)

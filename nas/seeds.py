@@ -15,6 +15,8 @@ from typing import Any
 from nas.protocol import Protocol
 from nas.ranking import pooled_variance, quantile_of_largest
 
+FURTHER = "seed-"
+"""How the names of what is kept of trainings with further seeds begin, of which no trial tells."""
 MOST_SEEDS = 999
 """Most further seeds of one architecture."""
 _SEEDS = 2**32

@@ -79,6 +79,12 @@ class Sign:
     """How many there were; no clock can change that it grows."""
     silent_seconds: float
     """How long ago the last one was, by the database's clock, which may have been set since."""
+    beat_at: datetime.datetime | None = None
+    """When that was, by the same clock."""
+
+    def is_same(self, other: Sign) -> bool:
+        """Tell whether no sign was given between the two; programs of before there were counts leave these alone."""
+        return (self.beats, self.beat_at) == (other.beats, other.beat_at)
 
 
 class Store:
@@ -152,9 +158,9 @@ class Store:
         """Keep a cost; the first stable one kept stays."""
         self.keep(architecture)
         key = {"architecture_id": architecture.id, "latency_hash": latency_hash}
-        known = self.cost(architecture, latency_hash)
-        if known is not None and known.latency.unstable:
-            self._delete(_COSTS, key)
+        known = self._json(_COSTS, key)
+        if known is not None and Cost.from_json(known).latency.unstable:
+            self._replace(_COSTS, key, known, cost.to_json())
         self._insert_once(_COSTS, key, {"json": cost.to_json()})
 
     def keep(self, architecture: Architecture) -> None:
@@ -226,7 +232,11 @@ class Store:
         with self._engine.connect() as connection:
             rows = connection.execute(query).all()
         return {
-            row.id: Sign(beats=row.beats, silent_seconds=(_plain(row.now) - _plain(row.beat_at)).total_seconds())
+            row.id: Sign(
+                beats=row.beats,
+                silent_seconds=(_plain(row.now) - _plain(row.beat_at)).total_seconds(),
+                beat_at=row.beat_at,
+            )
             for row in rows
         }
 
@@ -251,10 +261,10 @@ class Store:
         return sa.inspect(self._engine).has_table(_REPLICATES.name)
 
     @patient
-    def _delete(self, table: sa.Table, key: dict[str, str]) -> None:
-        """Delete the row with this key, if there is one."""
+    def _replace(self, table: sa.Table, key: dict[str, str], old: str, new: str) -> None:
+        """Change the JSON of the row with this key, unless another process has done so."""
         with self._engine.begin() as connection:
-            connection.execute(sa.delete(table).filter_by(**key))
+            connection.execute(sa.update(table).filter_by(**key, json=old).values(json=new))
 
     @patient
     def _insert_once(self, table: sa.Table, key: dict[str, str], values: dict[str, object]) -> None:

@@ -69,8 +69,6 @@ def work(
             outcome = ready.run(on_trial, stop)
     except ValueError as error:  # the study was found to be right: whatever is wrong now is not its fault
         raise RunFailed(f"{type(error).__name__}: {error}") from error
-    if not outcome.interrupted:
-        ready.forget_pauses()
     return outcome
 
 

@@ -116,8 +116,8 @@ class _Member:
     process: SpawnProcess
     connection: Connection
     is_ready: bool = False
-    has_ended: bool = False
-    """Whether it has said that it is done; how its process ends is of no interest then."""
+    ended_at: float | None = None
+    """When it said that it is done; how its process ends is of no interest then."""
 
     @property
     def name(self) -> str:
@@ -195,6 +195,8 @@ class _Crew:
             self._listen(member, news)
             if is_gone:
                 self._bury(member)
+            elif member.ended_at is not None and time.monotonic() > member.ended_at + PATIENCE_SECONDS:
+                member.process.kill()  # a library that does not let go at exit
         if news:
             self._deaths = 0
             self._on_news(news)
@@ -210,7 +212,7 @@ class _Crew:
             if kind == _NEWS:
                 news.append(content)
             elif kind == _RESULT:
-                member.has_ended = True
+                member.ended_at = time.monotonic()
                 self._results.append(content)
             elif kind == _FAILED:
                 message, trace = content
@@ -224,7 +226,7 @@ class _Crew:
         """Take leave of a worker whose process is gone; start another one if it was not done."""
         del self._members[member.place]
         member.connection.close()
-        if member.has_ended:
+        if member.ended_at is not None:
             return
         self._deaths += 1
         how = words_of(member.process.exitcode or 0)

@@ -167,7 +167,7 @@ def _fill(study: Study, trials: int) -> None:
 
 def _begin(study: Study, worker: Worker) -> Any:
     """Begin a trial as a search does; the proposal is a draw, which takes next to nothing."""
-    trial, _ = loop._next(study, worker, the_space(), 10**6, sampler="random", seed=0, patience=None)
+    trial, _ = loop._next(study, worker, the_space(), 10**6, sampler="random", seed=0, patience=None, stops=False)
     assert trial is not None
     return trial
 

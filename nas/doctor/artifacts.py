@@ -14,6 +14,7 @@ from nas import export
 from nas.answer import recommend
 from nas.export.config import ConfigError
 from nas.front import Row
+from nas.seeds import FURTHER
 from nas.study import Study
 from nas.study.checkup import Finding, broken, mendable, needed, sound
 from nas.study.inventory import Inventory
@@ -149,6 +150,8 @@ def left_trainings(folder: Path, held: Inventory) -> Iterator[Path]:
     """Yield the files of stopped trainings that belong to no trial which may go on. Ask under the study's lock."""
     wanted = needed(held)
     for path in sorted((folder / STOPPED).glob("*.pt")):
+        if path.name.startswith(FURTHER):  # of a further seed: no trial tells whether that will be gone on with
+            continue
         if path.name.split("-")[0].split(".")[0] not in wanted:  # a file's name begins with the architecture's id
             yield path
 

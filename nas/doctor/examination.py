@@ -129,7 +129,8 @@ def _check_tables(storage: RDBStorage, store: Store) -> Finding:
 def _of_study(study: Study, folder: Path, *, build: bool) -> Iterator[Finding]:
     with locked(study):
         held = take(study)
-    stale = stale_trials(held, watched(study.store)) if held.running else set()
+    watch = watched(study.store)
+    stale = stale_trials(held, watch)
     bases = [check_binding(study.attributes), check_architectures(held)]
     yield from bases
     if not all(each.is_sound for each in bases):
@@ -140,7 +141,7 @@ def _of_study(study: Study, folder: Path, *, build: bool) -> Iterator[Finding]:
     yield check_running(held, stale)
     yield check_ends(held)
     if evaluations.is_sound:
-        live = any(trial.state.name == "RUNNING" and trial.number not in stale for trial in held.trials)
+        live = any(not watch.is_dead(worker) for worker in study.store.signs())  # or those of another study: never mind
         yield from check_files(study, folder, held, is_live=live, build=build)
     else:
         yield sound("files", "not looked at, as they are made of what is wrong")

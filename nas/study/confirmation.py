@@ -13,6 +13,7 @@ from nas.front import Row, bare_row
 from nas.seeds import Replicate, further_seeds
 from nas.study.ledger import Study
 from nas.study.storage import DATABASE_ERRORS
+from nas.study.worker import Worker
 
 Train = Callable[[Architecture, int], Replicate]
 """Trains an architecture with a seed, or finds that in the store; raises EvaluationError where it cannot."""
@@ -75,10 +76,11 @@ def confirm(
 
     interrupted = False
     try:
-        bare = bare_row(study.rows())
-        train_missing([] if bare is None else [bare], of_bare)
-        while train_missing(unconfirmed(study.rows(), further), of_front):
-            pass
+        with Worker(study.store):  # so that others see that somebody is at work
+            bare = bare_row(study.rows())
+            train_missing([] if bare is None else [bare], of_bare)
+            while train_missing(unconfirmed(study.rows(), further), of_front):
+                pass
     except _Interrupted:
         interrupted = True
     members = [row for row in study.rows() if row.on_front]

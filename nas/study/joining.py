@@ -49,13 +49,16 @@ def join(
     with Worker(study.store) as worker:
         while True:
             trial: optuna.Trial | None = None
-            with study.lock():
+            worker.beat()
+            with study.lock() as lock:
                 study.check_database()
                 study.repair(worker)
                 if (reason := study.ending(architecture)) is not None:
                     return reason
                 if (other := study.in_work(architecture)) is None:
                     trial = study.claim(_proposal(study, architecture, space, explains), worker, space)
+                    if not lock.is_held():
+                        continue  # another one may have begun the same: it is found to be repaired
             if trial is not None:
                 if (failure := evaluate_trial(study, trial, evaluate)) is not None:
                     return failure.reason

@@ -124,11 +124,22 @@ class Study(History):
                 # By a worker that had been taken for dead; or it waits twice, as the answer to the first time was lost.
                 self._storage.set_trial_state_values(first._trial_id, TrialState.RUNNING)
                 self._end(first.number, f"{INTERRUPTED}: no longer needed")
-                continue
-            # First of all, so that one who is killed between two of these steps is known for whose trial it is.
-            self._storage.set_trial_user_attr(first._trial_id, "worker", worker.id)
-            return self._study.ask(distributions(space, params_of(first)))
+            elif (trial := self._take(first, worker, space)) is not None:
+                return trial
         return None
+
+    def _take(self, waiting: FrozenTrial, worker: Worker, space: ResolvedSpace) -> optuna.Trial | None:
+        """Start a trial that waits, unless another worker has. ``Study.ask`` would then start any other one."""
+        # First of all, so that one who is killed between two of these steps is known for whose trial it is.
+        self._storage.set_trial_user_attr(waiting._trial_id, "worker", worker.id)
+        if not self._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
+            now = self._storage.get_trial(waiting._trial_id)  # perhaps it was started, and the answer was lost
+            if now.state != TrialState.RUNNING or now.user_attrs.get("worker") != worker.id:
+                return None
+        trial = optuna.Trial(self._study, waiting._trial_id)
+        for name, question in distributions(space, params_of(waiting)).items():
+            trial._suggest(name, question)
+        return trial
 
     def _is_done(self, trial: FrozenTrial) -> bool:
         """Tell whether another trial has trained what one is to train: to the end or, if that is new, to a rung."""
@@ -142,7 +153,7 @@ class Study(History):
         that took over has stopped the same training at a rung meanwhile, the finished one counts, as another trial.
         """
         self.store.put(self.architecture(trial), self.protocol_hash, evaluation)
-        with self.lock():
+        with self.lock(), suppress(optuna.exceptions.UpdateFinishedTrialError):
             frozen = self._now(trial)
             if frozen.state.is_finished():
                 alike = [other for other in self._trained() if id_of(other) == id_of(frozen)]
@@ -150,7 +161,8 @@ class Study(History):
                     self._tell(self._begin(params_of(frozen), frozen.distributions, _proposed(frozen)), evaluation)
                 return False
             self._tell(trial, evaluation)
-        return True
+            return True
+        return False  # another one has just ended it, though this one has the lock: the server had lost it
 
     def _tell(self, trial: optuna.Trial, evaluation: Evaluation) -> None:
         # For people who look; what counts is in the store.
@@ -162,7 +174,7 @@ class Study(History):
 
     def reject(self, trial: optuna.Trial, reason: str, cost: Counted) -> None:
         """Record that a trial's architecture costs more than is allowed and was not trained."""
-        with self.lock():
+        with self.lock(), suppress(optuna.exceptions.UpdateFinishedTrialError):
             if not self._now(trial).state.is_finished():
                 trial.set_user_attr("reason", reason)
                 trial.set_user_attr("nominal_ms", cost.nominal_ms)
@@ -175,7 +187,7 @@ class Study(History):
         A worker that had been taken for dead may have finished the same training meanwhile: that counts.
         """
         architecture = self.architecture(trial)
-        with self.lock():
+        with self.lock(), suppress(optuna.exceptions.UpdateFinishedTrialError):
             if self._now(trial).state.is_finished():
                 return
             finished = self.store.get(architecture, self.protocol_hash)
@@ -252,6 +264,12 @@ class Study(History):
                 continue
             repaired += 1
         return repaired
+
+    def release(self, worker: Worker) -> None:
+        """Queue again what a worker has in work that stops. Call it under the study's lock."""
+        for trial in self._trials(TrialState.RUNNING):
+            if trial.user_attrs.get("worker") == worker.id:
+                self.requeue(trial, "stopped by the user")
 
     def _repeat(self, trial: FrozenTrial) -> None:
         """Queue the architecture of a dead worker's trial again, unless it was the death of several."""

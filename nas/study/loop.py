@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import optuna
@@ -100,10 +100,10 @@ def run(
     resolve_sampler(sampler)
     alike: list[optuna.Trial] = []
     last: Failure | None = None
-    with Worker(study.store) as worker:
+    with Worker(study.store) as worker, _released(study, worker):
         while True:
             trial, outcome = _next(
-                study, worker, space, budget, sampler=sampler, seed=seed, patience=patience, stop=stop
+                study, worker, space, budget, sampler=sampler, seed=seed, patience=patience, stops=stop()
             )
             if outcome is not None:
                 return outcome
@@ -118,6 +118,17 @@ def run(
             last = failure
             if failure is not None and len(alike) >= SAME_FAILURES:
                 _give_up(study, alike, failure)
+
+
+@contextmanager
+def _released(study: Study, worker: Worker) -> Iterator[None]:
+    """Queue again what a worker has in work when it is stopped, were that between two steps."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        with suppress(Exception), study.lock():
+            study.release(worker)
+        raise
 
 
 @dataclass(frozen=True)
@@ -156,18 +167,22 @@ def _next(
     sampler: str,
     seed: int,
     patience: int | None,
-    stop: Callable[[], bool],
+    stops: bool,
 ) -> tuple[optuna.Trial | None, Outcome | None]:
     """Start the next trial, or tell how the run ended; neither while other workers are at all that is left."""
+    worker.beat()  # whoever was taken for dead lives again before it has a trial
     study.catch_up()
-    with study.lock() as lock:
+    with study.lock() as lock, suppress(optuna.exceptions.UpdateFinishedTrialError):
         study.check_database()
         study.repair(worker)
-        trial, outcome = _choose(study, worker, space, budget, sampler=sampler, seed=seed, patience=patience, stop=stop)
+        trial, outcome = _choose(
+            study, worker, space, budget, sampler=sampler, seed=seed, patience=patience, stops=stops
+        )
         if trial is not None and not lock.is_held():  # another one may have begun the same, or the budget's last one
             study.requeue(trial, "the study's lock was lost")
             trial = None
         return trial, outcome
+    return None, None  # others have changed the same trials, as the lock was lost: look again
 
 
 def _choose(
@@ -179,14 +194,14 @@ def _choose(
     sampler: str,
     seed: int,
     patience: int | None,
-    stop: Callable[[], bool],
+    stops: bool,
 ) -> tuple[optuna.Trial | None, Outcome | None]:
     """Do what :func:`_next` does, under the study's lock."""
     tally = study.tally()
     outcome = Outcome(finished=tally.finished, stopped=tally.stopped)
     if tally.reaches(budget):
         return None, outcome
-    if stop():
+    if stops:
         return None, dataclasses.replace(outcome, interrupted=True)
     if tally.reaches(budget, with_running=True):
         return None, None

@@ -22,13 +22,18 @@ from nas.study.worker import Watch, bury
 def mend(study: Study, watch: Watch) -> list[str]:
     """Mend what can be mended in a study's database, and return what was done, in words.
 
-    A trial whose worker lives is not touched. The study's object has to be opened again afterwards: Optuna keeps in
-    memory what ended trials had been.
+    A trial whose worker lives is not touched. Finished trials are made unfinished only where nobody is at work: Optuna
+    keeps in memory what they had been. For the same reason the study's object has to be opened again afterwards.
     """
     with study.lock():
         held = take(study)
         again, lost, differ = twice(held), lost_evaluations(held), differing(held)
-        done = _remove_unreadable(study, held)
+        at_work = [worker for worker in study.store.signs() if not watch.is_dead(worker)]
+        refused = []
+        if (again or lost) and at_work:
+            again, lost = [], []
+            refused = [f"ended trials are left as they are while workers are at work ({len(at_work)}): end them first"]
+        done = [*refused, *_remove_unreadable(study, held)]
         first = {id_of(trial): trial.number for trial in reversed(held.trials) if trial.state.name == "COMPLETE"}
         for trial in again:
             _unfinish(study, trial, f"{INTERRUPTED}: trial {first[id_of(trial)]} had finished it")

@@ -57,9 +57,10 @@ class SparingStorage(optuna.storages.RDBStorage):
         last = max(trial_id_greater_than, *(number for number, _, _ in rows), *included_trial_ids)
         changed = (included_trial_ids | {number for number, _, _ in rows}) - unchanged
         found = super()._get_trials(study_id, None, changed, last)
+        begun = {number: moment for number, _, moment in rows}  # as it stands there: Optuna gives it in local time
         for trial in found:
             self._begun.pop(trial._trial_id, None)
             queued = "fixed_params" in trial.system_attrs
             if trial.state == TrialState.RUNNING and "worker" in trial.user_attrs and not queued:
-                self._begun[trial._trial_id] = trial.datetime_start
+                self._begun[trial._trial_id] = begun.get(trial._trial_id)
         return found

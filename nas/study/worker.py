@@ -44,7 +44,7 @@ class Worker:
 
     def __enter__(self) -> Worker:
         self._lock.acquire()
-        patient(self._store.beat)(self.id)  # whoever claims a trial without it is taken for dead
+        self.beat()
         self._bury_the_dead()
         self._thread.start()
         return self
@@ -59,6 +59,10 @@ class Worker:
         # Where the database is gone the file stays, which nobody holds: it tells that the worker is, too.
         bury(self.id, self._store)
 
+    def beat(self) -> None:
+        """Give a sign of life: whoever claims a trial without one is taken for dead."""
+        patient(self._store.beat)(self.id)
+
     def _bury_the_dead(self) -> None:
         """Remove what workers of this machine have left that were killed while they had no trial."""
         with contextlib.suppress(sa.exc.SQLAlchemyError):
@@ -68,8 +72,9 @@ class Worker:
 
     def _live(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
-            # A beat that the database misses is made up for by the next one; the grace allows for many.
-            with contextlib.suppress(sa.exc.SQLAlchemyError):
+            # A beat that the database misses is made up for by the next one; the grace allows for many. Whatever else
+            # may be wrong must not end the beats.
+            with contextlib.suppress(Exception):
                 self._store.beat(self.id)
             self.watch.look()
 
@@ -93,11 +98,11 @@ class Watch:
         """Look once at all workers' beats; to be called every :data:`BEAT_SECONDS`."""
         try:
             signs = self._store.signs()
-        except sa.exc.SQLAlchemyError:
+        except Exception:
             signs = {}  # nobody could beat while the database was away: all counts begin anew
         with self._guard:
             self._silent = {
-                worker: self._silent.get(worker, 0) + 1 if sign.beats == self._signs[worker].beats else 0
+                worker: self._silent.get(worker, 0) + 1 if sign.is_same(self._signs[worker]) else 0
                 for worker, sign in signs.items()
                 if worker in self._signs
             }

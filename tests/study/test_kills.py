@@ -124,5 +124,33 @@ def test_thirty_kills_in_sqlite(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_connections_that_break_all_the_time(tmp_path: Path, postgres: Server) -> None:
+    """A server drops a third of its sessions, again and again: locks are lost, and answers to whatever was asked."""
+    toy.create(tmp_path, where=postgres.url).close()
+    script = [sys.executable, toy.__file__, str(tmp_path), str(BUDGET), "0.05", "1", postgres.url]
+    with (tmp_path / "messages.log").open("w") as log:
+        searches = [subprocess.Popen(script, stderr=log) for _ in range(WORKERS)]
+    dice, killed, deadline = random.Random(0), 0, time.monotonic() + 240
+    while any(search.poll() is None for search in searches):
+        assert time.monotonic() < deadline, (tmp_path / "messages.log").read_text()
+        time.sleep(dice.uniform(0.02, 0.2))
+        mine = "datname = current_database() AND pid <> pg_backend_pid()"
+        if (tmp_path / "begun.log").exists():  # to find no server at the start is an error
+            for (pid,) in postgres.ask(f"SELECT pid FROM pg_stat_activity WHERE {mine}"):
+                if dice.random() < 0.3:
+                    postgres.ask(f"SELECT pg_terminate_backend({pid})")
+                    killed += 1
+    assert killed > 50
+    study = Study.open("toy", postgres.url)
+    trials = study._study.get_trials(deepcopy=False)
+    finished = Counter(trial.user_attrs["architecture"] for trial in trials if trial.state == TrialState.COMPLETE)
+    assert (len(finished), set(finished.values())) == (BUDGET, {1})
+    assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
+    assert study.failures() == []
+    assert [search.returncode for search in searches].count(0) >= 1, (tmp_path / "messages.log").read_text()
+    study.close()
+
+
+@pytest.mark.slow
 def test_thirty_kills_in_postgres(tmp_path: Path, postgres: Server) -> None:
     besieged(tmp_path, postgres.url)
