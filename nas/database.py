@@ -268,8 +268,8 @@ def _lock_file(url: str, purpose: str) -> Path:
         name = f"{purpose}-{hashlib.sha256(url.encode()).hexdigest()[:16]}.lock"
         default_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         return default_folder() / name
-    path = path.resolve()  # one lock, by whatever link
-    file = path.with_name(f"{path.name}.{purpose}.lock")
+    file = path.resolve()  # one lock, by whatever link
+    file = file.with_name(f"{file.name}.{purpose}.lock")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         # Where its file cannot be made, neither can the database's journal.

@@ -129,8 +129,9 @@ def _check_tables(storage: RDBStorage, store: Store) -> Finding:
 def _of_study(study: Study, folder: Path, *, build: bool) -> Iterator[Finding]:
     with locked(study):
         held = take(study)
-    watch = watched(study.store)
-    stale = stale_trials(held, watch)
+    is_current = schema.version_of(study._storage.engine) == schema.SCHEMA_VERSION  # older ones tell less of workers
+    watch = watched(study.store) if is_current else None
+    stale = stale_trials(held, watch) if watch is not None else set()
     bases = [check_binding(study.attributes), check_architectures(held)]
     yield from bases
     if not all(each.is_sound for each in bases):
@@ -141,7 +142,8 @@ def _of_study(study: Study, folder: Path, *, build: bool) -> Iterator[Finding]:
     yield check_running(held, stale)
     yield check_ends(held)
     if evaluations.is_sound:
-        live = any(not watch.is_dead(worker) for worker in study.store.signs())  # or those of another study: never mind
+        # Or those of another study: never mind.
+        live = watch is not None and any(not watch.is_dead(worker) for worker in study.store.signs())
         yield from check_files(study, folder, held, is_live=live, build=build)
     else:
         yield sound("files", "not looked at, as they are made of what is wrong")
