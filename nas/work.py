@@ -69,6 +69,8 @@ def work(
             outcome = ready.run(on_trial, stop)
     except ValueError as error:  # the study was found to be right: whatever is wrong now is not its fault
         raise RunFailed(f"{type(error).__name__}: {error}") from error
+    if not outcome.interrupted and not study.store.signs():  # or somebody may go on with what lies there
+        ready.forget_pauses()
     return outcome
 
 

@@ -259,7 +259,7 @@ def test_a_database_that_is_damaged_under_the_search(tmp_path: Path) -> None:
 
 def start(folder: Path, budget: int, seconds: float, *, as_search: bool = False) -> subprocess.Popen[str]:
     """Start a search in a process of its own; as the verb, where SIGTERM is the wish to end."""
-    code = "from nas.verbs.common import end_on_sigterm; end_on_sigterm(); import toy; toy.main()"
+    code = "from nas.verbs.common import end_on_sigterm; end_on_sigterm(); import sys, toy; sys.exit(toy.main())"
     words = [sys.executable, "-c", code] if as_search else [sys.executable, toy.__file__]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(toy.__file__).parent)])}
     more = [str(folder), str(budget), str(seconds)]
