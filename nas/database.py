@@ -182,6 +182,7 @@ def patient(work: Callable[P, T]) -> Callable[P, T]:
             except Exception as error:
                 if not is_passing(error) or time.monotonic() + pause > deadline:
                     raise
+                _renew(*args)
                 if pause >= 1 and not has_told:
                     words = f"the database does not answer ({cause(error)}); trying again for {PATIENCE_SECONDS:.0f} s"
                     print(f"\n{words}", file=sys.stderr, flush=True)
@@ -190,6 +191,18 @@ def patient(work: Callable[P, T]) -> Callable[P, T]:
             pause = min(2 * pause, MOST_PAUSE_SECONDS)
 
     return call
+
+
+def _renew(*args: object) -> None:
+    """Let an engine, or what has one, connect anew.
+
+    A connection may be of a server that is gone. In SQLite one may also hold a read that was broken off, by Ctrl-C for
+    one: once others have written, whatever it writes is refused for ever.
+    """
+    for each in args[:1]:
+        for engine in (each, getattr(each, "engine", None), getattr(each, "_engine", None)):
+            if isinstance(engine, sa.Engine):
+                engine.dispose()
 
 
 def cause(error: BaseException) -> str:

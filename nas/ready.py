@@ -180,8 +180,28 @@ def stop_rule(settings: Settings, study: Study, resolved: ResolvedSpace) -> Stop
     return Judge(study, rungs, spared)
 
 
+def _threads_of_study(settings: Settings) -> tuple[int, int] | None:
+    """Return on how many threads of a CPU a study trains and times; None if there is no such study, or on no CPU."""
+    from nas.latency import threads_in
+
+    try:
+        study = Study.open(settings.study_name, settings.storage_url)
+    except ValueError:  # what is wrong with it is told when it is made or resumed
+        return None
+    try:
+        trained, timed = study.protocol.device, study.protocol.latency_device or study.protocol.device
+    finally:
+        study.close()
+    if not trained.startswith("cpu"):
+        return None
+    return threads_in(trained), threads_in(timed if timed.startswith("cpu") else trained)
+
+
 def _prepared(settings: Settings, declared: SearchSpace, post: Post, say: Say) -> tuple[Splits, Trainer, torch.device]:
-    """Return the data, the trainer under the protocol that follows from all, and the device that is timed."""
+    """Return the data, the trainer under the protocol that follows from all, and the device that is timed.
+
+    A study on a CPU is gone on with on as many threads as it was made with: another number rounds otherwise.
+    """
     import torch
 
     from nas import data, placement, proxy
@@ -206,13 +226,17 @@ def _prepared(settings: Settings, declared: SearchSpace, post: Post, say: Say) -
     if settings.is_pretrained:
         weights = placement.pretrained(backbone, checkpoint=settings.checkpoint, **made_for)
         say(weights.describe())
+    kept = _threads_of_study(settings) if device.type == "cpu" else None
+    if kept is not None and kept[1] != torch.get_num_threads():
+        say(f"on {kept[1]} threads, as the study was made")
+        torch.set_num_threads(kept[1])
     protocol = make_protocol(
         settings, splits, device, timed=timed, model_kwargs=made_for["model_kwargs"], weights=weights
     )
     threads = None
-    if device.type == "cpu" and post.workers > 1:
-        threads = max(1, torch.get_num_threads() // post.workers)
-        with threads_of_torch(threads):  # another number of threads rounds otherwise
+    if device.type == "cpu" and (kept or post.workers > 1):
+        threads = kept[0] if kept else max(1, torch.get_num_threads() // post.workers)
+        with threads_of_torch(threads):
             protocol = dataclasses.replace(protocol, device=device_words(device))
     return splits, Trainer(splits.search(), protocol, device, weights, threads=threads, workers=post.beside), timed
 

@@ -105,6 +105,7 @@ def search(
         if isinstance(error, ValueError):  # the settings were checked: whatever is wrong now is not theirs
             raise RunFailed(f"{type(error).__name__}: {error}") from error
         raise
+    on_trial(study)  # what others have ended last is seen, too
     if not outcome.interrupted:
         ready.forget_pauses()
     write_files(study, settings.folder)  # here, what goes wrong is told: nothing is left that it could end

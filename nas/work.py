@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ def work(
     place: Place,
     folder: Path,
     *,
+    budget: int | None = None,
     on_event: Say = lambda _: None,
     on_start: Callable[[], None] = lambda: None,
     on_trial: Callable[[Study], None] = lambda _: None,
@@ -35,6 +37,7 @@ def work(
         place: Where its things are here.
         folder: That of the study's files on this machine. It need not be shared: a training that was stopped elsewhere
             begins anew where its file is not, and a warm start is made again.
+        budget: Whole trainings that the study shall have spent; None for what its search asked for.
         on_event: Called with a line about a warm start.
         on_start: Called once, before the first trial.
         on_trial: Called after every trial of this process.
@@ -47,6 +50,7 @@ def work(
         nas.study.RunFailed: As :func:`nas.study.run`; or if something goes wrong that is not about these arguments.
     """
     settings = asked(study, folder)
+    settings = dataclasses.replace(settings, budget=budget or settings.budget)
     found = reopen(
         study,
         place,

@@ -41,7 +41,7 @@ def damage(path: Path) -> None:
 def test_a_copy_is_read_as_the_database_is(studies: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["backup", "--studies", str(studies)]) == 0
     (made,) = (studies / "_backups").iterdir()
-    assert f"wrote {made}: all studies of {studies / 'studies.db'}" in capsys.readouterr().out
+    assert f"wrote {made}: 1 study of {studies / 'studies.db'}" in capsys.readouterr().out
     original, kept = Study.open("toy", toy.url(studies)), Study.open("toy", f"sqlite:///{made}")
     assert kept.rows() == original.rows()
     assert len(kept.rows()) == 5

@@ -28,6 +28,7 @@ from nas.settings import Settings, make_protocol
 from nas.space import ResolvedSpace, SearchSpace
 from nas.store import Store
 from nas.study import RunFailed, StudyError
+from nas.threads import threads_of_torch
 from nas.trainer import Trainer
 
 SPACE = """
@@ -346,3 +347,17 @@ def test_a_page_that_cannot_be_drawn_does_not_end_the_search(tmp_path: Path, mon
     keep_up = run.kept_up(SimpleNamespace(), tmp_path)
     with pytest.warns(UserWarning, match="the pages could not be written: KeyError: 4"):
         keep_up(now=True)
+
+
+@pytest.mark.slow
+def test_a_study_is_gone_on_with_on_as_many_threads_as_it_was_made_with(tmp_path: Path) -> None:
+    given = Settings(
+        budget=2, limit=300, epochs=1, latency_seconds=0.05, sampler="random", repeats=0, studies=str(tmp_path)
+    )
+    with threads_of_torch(2):
+        search(given).study.close()
+    with threads_of_torch(1):
+        found = search(dataclasses.replace(given, budget=3)).study
+    assert ", 2 threads" in found.protocol.device
+    assert found.finished() == 3
+    found.close()

@@ -75,6 +75,8 @@ def examine(url: str, studies: str | Path, name: str | None = None, *, build: bo
     database = Chart(subject=place_of(url), study="", findings=tuple(_of_database(url)))
     if not all(finding.is_sound or finding.is_mendable for finding in database.findings):
         return [database]
+    if any(finding.words.startswith(_CUT_OFF) for finding in database.findings):
+        return [database]  # what is not made cannot be read
     charts = [database]
     for each in study_names(url) if name is None else [name]:
         try:
@@ -114,6 +116,9 @@ def _of_database(url: str) -> Iterator[Finding]:
         close(storage, store)
 
 
+_CUT_OFF = "not all were made, as that was cut off"
+
+
 def _check_tables(storage: RDBStorage, store: Store) -> Finding:
     """Check that the tables are all there, and of this version."""
     ours, optunas = schema.version_of(storage.engine), f"Optuna's {storage.get_current_version()}"
@@ -122,7 +127,7 @@ def _check_tables(storage: RDBStorage, store: Store) -> Finding:
         return mendable("tables", f"of an older version, {ours}; {optunas}", cure)
     if ours is None or (missing := store.missing()):
         names = "the note of their version" if ours is None else ", ".join(missing)
-        return mendable("tables", f"not all were made, as that was cut off: {names}", "they are made")
+        return mendable("tables", f"{_CUT_OFF}: {names}", "they are made")
     return sound("tables", f"of this version, {ours}; {optunas}")
 
 

@@ -28,6 +28,8 @@ RUNGS = "rungs"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """Names of devices in Windows, with any ending."""
+_TAKEN = ("warm", "costs")
+"""Folders beside those of studies."""
 _MARK = "protocol_hash"
 """The attribute that is written last: a study without it was never finished being made, or is not ours."""
 
@@ -44,13 +46,18 @@ def check_name(name: str) -> None:
     """
     if not is_name(name):
         rule = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 100"
-        kept = "" if not _NAME.fullmatch(name) else ", and no name that a system keeps to itself (con, nul ...)"
+        kept = (
+            ""
+            if not _NAME.fullmatch(name)
+            else ", and no name that is taken (con, nul, warm, costs, what ends in .db ...)"
+        )
         raise StudyError(f"a study's name must be {rule}{kept}, but got {short(name)}")
 
 
 def is_name(name: str) -> bool:
     """Tell whether a study's name can also be the name of its folder, on every system."""
-    return _NAME.fullmatch(name) is not None and not _DEVICE.fullmatch(name) and not name.endswith(".")
+    is_taken = name in _TAKEN or name.endswith((".", ".db"))
+    return _NAME.fullmatch(name) is not None and not _DEVICE.fullmatch(name) and not is_taken
 
 
 def bind(

@@ -62,6 +62,7 @@ class Record:
         self._in_work = 0
         self._file = sqlite_path(url)
         self._inode = _inode(self._file) if self._file is not None else None
+        self._log: int | None = None
         # The study's own sampler is never asked: proposals come from nas.study.sampler.
         self._study = optuna.load_study(study_name=name, storage=storage, sampler=optuna.samplers.RandomSampler(0))
 
@@ -346,14 +347,25 @@ class Record:
                 kept = backup.rescue(held, self._file) if isinstance(held, sqlite3.Connection) else None
             finally:
                 connection.close()
+            if kept is not None and _inode(_log_of(self._file)) == self._log:
+                _log_of(self._file).unlink(
+                    missing_ok=True
+                )  # SQLite would replay it into whatever is in the file's place
             words = f"; what it held is kept in {kept}: to go on, copy that to its place" if kept is not None else ""
             raise StorageError(f"the database {self._file} was removed or replaced while the search ran{words}")
+        if self._file is not None:
+            self._log = _inode(_log_of(self._file))
 
 
 def close(storage: optuna.storages.RDBStorage, store: Store) -> None:
     """Close the database's connections."""
     storage.engine.dispose()
     store.close()
+
+
+def _log_of(path: Path) -> Path:
+    """Return the file to which SQLite writes ahead of a database."""
+    return path.with_name(f"{path.name}-wal")
 
 
 def _inode(path: Path) -> int | None:

@@ -21,15 +21,18 @@ def add(verbs: Any, common: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from nas import backup
     from nas.database import sqlite_path
+    from nas.study import study_names
 
     url = storage_url(arguments)
     path = sqlite_path(url)
     if path is None:
         raise ValueError(_for_a_server(url, arguments.out))
+    names = study_names(url)  # or it is no database of ours
     out = Path(arguments.out) if arguments.out else backup.default_copy(path, Path(arguments.studies))
     backup.copy(path, out)
-    print(f"wrote {out}: all studies of {path}, {out.stat().st_size / 1e6:.1f} MB, found to be whole")
-    print(f"read it: python run_search.py report --storage {shlex.quote(f'sqlite:///{out}')}")
+    count = f"{len(names)} stud{'y' if len(names) == 1 else 'ies'}"
+    print(f"wrote {out}: {count} of {path}, {out.stat().st_size / 1e6:.1f} MB, found to be whole")
+    print(f"read it: python run_search.py report --studies restored --storage {shlex.quote(f'sqlite:///{out}')}")
     return DONE
 
 

@@ -26,6 +26,12 @@ def add(verbs: Any, common: argparse.ArgumentParser) -> None:
         help="where the backbone's weights lie here (default: where the search had them)",
     )
     parser.add_argument(
+        "--budget",
+        type=int,
+        metavar="N",
+        help="work on until so much is spent, were the search to ask for less, or not yet (default: what it asks for)",
+    )
+    parser.add_argument(
         "--wait",
         type=float,
         default=600.0,
@@ -50,14 +56,16 @@ def run(arguments: argparse.Namespace) -> int:
         ask = "--study must name a study"
         study = wait_for(arguments.study, storage_url(arguments), ask=ask, seconds=arguments.wait, say=say)
         folder = Path(arguments.studies) / study.name
-        budget = work.asked(study, folder).budget
+        budget = max(work.asked(study, folder).budget, arguments.budget or 0)
 
         def tell(study: Study) -> None:
             nonlocal count
             count += 1
             say(f"{_trials(count)} here; the study has spent {study.tally().spent:.4g} of {budget}")
 
-        outcome = work.work(study, place, folder, on_event=say, on_start=stop.begin, on_trial=tell, stop=stop)
+        outcome = work.work(
+            study, place, folder, budget=budget, on_event=say, on_start=stop.begin, on_trial=tell, stop=stop
+        )
         stopped = f", {outcome.stopped} stopped early" if outcome.stopped else ""
         found = f"{study.name} has {outcome.finished} finished{stopped}"
         print(f"{_trials(count)} here; {found}: {work.ending(outcome, budget)}")
