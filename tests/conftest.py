@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,10 @@ import pytest
 # One thread: the tests compute little, and threads that spin for each other make them many times slower on a busy
 # machine. Set before torch is imported, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell lets what it runs in the background ignore Ctrl-C, and so would whatever the tests start to be interrupted.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # tests/rows.py and tests/study/toy.py are imported by several test files; the kill tests run toy.py as a script.
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "study")]

@@ -261,10 +261,10 @@ def test_the_dashboard_passes_over_such_a_study(tmp_path: Path) -> None:
 
 def test_a_config_does_not_lead_elsewhere(tmp_path: Path) -> None:
     """What a config names is looked for, and never written."""
-    config = write_config(tmp_path / "best.json", data="../../etc", weights="x (sha256 0)")
+    config = write_config(tmp_path / "best.json", data="../../nowhere/at/all", weights="x (sha256 0)")
     with pytest.raises(ValueError, match="the search started from x"):
         full.train(config, asked(tmp_path / "out"))
-    with pytest.raises(ValueError, match="the search was made on '../../etc': say with --data"):
+    with pytest.raises(ValueError, match="the search was made on '../../nowhere/at/all': say with --data"):
         full.train(config, asked(tmp_path / "out", fresh=True))
     for backbone in ("hf-hub:a/b", "local-dir:/tmp", "../x", "timm/../x"):
         content = json.loads(write_config(tmp_path / "other.json").read_text())
