@@ -5,14 +5,13 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import made_postgresql
 import pytest
 import sqlalchemy as sa
 import toy
+from server import Server
 
 from nas import cli, schema
 from nas.database import StorageError
@@ -59,9 +58,8 @@ def make_version_2(url: str) -> sa.Engine:
 
 
 @pytest.fixture
-def postgresql() -> Iterator[str]:
-    with made_postgresql.server() as url:
-        yield url
+def postgresql(postgres: Server) -> str:
+    return postgres.url
 
 
 def check_migration(url: str) -> None:

@@ -204,14 +204,8 @@ def _reaching(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except (
-        sa.exc.SQLAlchemyError,
-        optuna.exceptions.StorageInternalError,
-        ImportError,
-        RuntimeError,
-        TypeError,
-    ) as error:
-        reason = hidden(cause(error), [url])  # TypeError: a query that a driver cannot take
+    except _CANNOT_OPEN as error:
+        reason = hidden(cause(error), [url])
         raise StorageError(f"cannot use the database {shown(url)}: {reason}{_hint(url)}") from error
 
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import made_postgresql
 import optuna
 import pytest
 import toy
 from optuna.trial import TrialState
+from server import Server
 
 from nas.cli import main
 from nas.doctor import examine, treat
@@ -455,31 +455,31 @@ def test_the_network_of_the_best_config_is_built(studies: Path, monkeypatch: pyt
 
 
 @pytest.mark.slow
-def test_a_study_in_postgresql(tmp_path: Path) -> None:
-    with made_postgresql.server() as url:
-        study = Study.create("toy", url, space=toy.space(), protocol=toy.PROTOCOL)
-        lost: list[str] = []
+def test_a_study_in_postgresql(tmp_path: Path, postgres: Server) -> None:
+    url = postgres.url
+    study = Study.create("toy", url, space=toy.space(), protocol=toy.PROTOCOL)
+    lost: list[str] = []
 
-        def evaluate(architecture: toy.Architecture) -> Evaluation:
-            found = toy.evaluate(architecture)
-            lost.append(architecture.id)
-            return dataclasses.replace(found, train_seconds=1.0)
+    def evaluate(architecture: toy.Architecture) -> Evaluation:
+        found = toy.evaluate(architecture)
+        lost.append(architecture.id)
+        return dataclasses.replace(found, train_seconds=1.0)
 
-        run(study, evaluate, space=toy.space(), budget=5, sampler="random")
-        with study._storage.engine.begin() as connection:
-            connection.exec_driver_sql("DELETE FROM nas_evaluations WHERE architecture_id = %s", (lost[3],))
-            connection.exec_driver_sql("UPDATE trial_values SET value = 0.5 WHERE trial_id = 2 AND objective = 0")
-        study.close()
-        charts = examine(url, tmp_path, build=False)
-        assert not charts[1].is_sound
-        done = treat(url, tmp_path, charts)
-        assert any("1 trials taken for cut off" in words for words in done)
-        assert all(chart.is_sound for chart in examine(url, tmp_path, build=False))
-        study = Study.open("toy", url)
-        assert study.tally().waiting == 1
-        run(study, evaluate, space=toy.space(), budget=5, sampler="random")
-        assert study.finished() == 5
-        study.close()
-        examined = examine(url, tmp_path, build=False)
-        treat(url, tmp_path, examined)
-        assert all(chart.is_sound for chart in examine(url, tmp_path, build=False))
+    run(study, evaluate, space=toy.space(), budget=5, sampler="random")
+    with study._storage.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM nas_evaluations WHERE architecture_id = %s", (lost[3],))
+        connection.exec_driver_sql("UPDATE trial_values SET value = 0.5 WHERE trial_id = 2 AND objective = 0")
+    study.close()
+    charts = examine(url, tmp_path, build=False)
+    assert not charts[1].is_sound
+    done = treat(url, tmp_path, charts)
+    assert any("1 trials taken for cut off" in words for words in done)
+    assert all(chart.is_sound for chart in examine(url, tmp_path, build=False))
+    study = Study.open("toy", url)
+    assert study.tally().waiting == 1
+    run(study, evaluate, space=toy.space(), budget=5, sampler="random")
+    assert study.finished() == 5
+    study.close()
+    examined = examine(url, tmp_path, build=False)
+    treat(url, tmp_path, examined)
+    assert all(chart.is_sound for chart in examine(url, tmp_path, build=False))
